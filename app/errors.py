@@ -1,0 +1,56 @@
+"""The one exception tree. Every message says what is wrong and how to mend it.
+
+Nothing here is raised towards a recipient: the collector turns whatever a token or request does into an answer.
+"""
+
+
+class MailtrailError(Exception):
+    """Base of all errors that a person can mend; the command line prints its text and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(MailtrailError):
+    """A setting (`MAILTRAIL_*`) or command argument has a value that cannot work."""
+
+    exit_code = 2
+
+
+class SettingsError(MailtrailError):
+    """A change of spaces, events, mailings or links breaks a rule; nothing was changed."""
+
+
+class NotFound(SettingsError):
+    """The named space, event, mailing, link or key does not exist."""
+
+
+class ProtectedMode(SettingsError):
+    """The event is active and protected; leave protected mode first (HTTP 409)."""
+
+
+class TokenRefused(MailtrailError):
+    """A token does not open. `reason` is a metric label: malformed, unknown_key, forged, revoked or wrong_kind."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"token refused: {reason}")
+        self.reason = reason
+
+
+class DestinationRefused(MailtrailError):
+    """A URL cannot become a tracked link. `reason` is a short word: scheme, no_host, relative, invalid or too_long."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class MailRefused(MailtrailError):
+    """A mail or document handed to the rewriter cannot be read; it was not changed."""
+
+
+class SchemaError(MailtrailError):
+    """The database's schema is not the one this program knows; it refuses to start on it."""
+
+
+class StoreUnavailable(MailtrailError):
+    """PostgreSQL cannot be reached or refuses us."""
