@@ -1,0 +1,90 @@
+"""The journal's writer on real files: what `append` accepted is there, whole, in its stream, within the bound."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.journal.lines import decode_line, encode_line
+from app.journal.segments import WRITER_LOCK, Stream, lock, segments
+from app.journal.writer import JournalWriter, Loss
+from app.tracking.hits import Hit
+from app.tracking.modes import Mode
+from app.tracking.tokens import Kind
+
+PERSON = Hit(1, Kind.CLICK, Mode.PERSON_BASED, datetime(2026, 11, 24, tzinfo=UTC), 1, 2, 3, 4, True, "human")
+ANONYMIZED = replace(PERSON, mode=Mode.ANONYMIZED)
+
+
+def read(directory: Path, stream: Stream) -> list[int]:
+    lines = [line for s in segments(directory, stream) for line in s.path.read_bytes().splitlines()]
+    return [decode_line(line).hit_id for line in lines]
+
+
+def test_each_hit_lies_in_its_stream_in_order_across_rotations(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=1_000, max_bytes=1_000_000)
+    for number in range(100):
+        assert writer.append(replace(PERSON if number % 2 else ANONYMIZED, hit_id=number)) is None
+    writer.close()
+    assert list(range(1, 100, 2)) == read(writer.directory, Stream.IDENTIFIED)
+    assert list(range(0, 100, 2)) == read(writer.directory, Stream.REDUCED)
+    sizes = [s.path.stat().st_size for stream in Stream for s in segments(writer.directory, stream)]
+    assert len(sizes) > 10
+    assert max(sizes) <= 1_000
+
+
+def test_a_full_journal_refuses_and_stays_whole(tmp_path: Path) -> None:
+    line = len(encode_line(PERSON))
+    writer = JournalWriter(tmp_path, segment_bytes=10_000, max_bytes=3 * line)
+    assert [writer.append(PERSON) for _ in range(4)] == [None, None, None, Loss.JOURNAL_FULL]
+    writer.close()
+    assert read(writer.directory, Stream.IDENTIFIED) == [1, 1, 1]
+
+
+def test_two_writers_never_share_a_directory_and_a_closed_one_is_free(tmp_path: Path) -> None:
+    one, two = (JournalWriter(tmp_path, segment_bytes=1_000, max_bytes=1_000) for _ in range(2))
+    assert one.directory != two.directory
+    assert lock(one.directory, WRITER_LOCK) is None
+    for writer in (one, two):
+        writer.close()
+    descriptor = lock(one.directory, WRITER_LOCK)
+    assert descriptor is not None
+
+
+def test_a_disk_that_takes_half_a_line_leaves_no_half_line(tmp_path: Path) -> None:
+    line = len(encode_line(PERSON))
+    code = textwrap.dedent(f"""
+        import resource, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path.cwd())!r})
+        from tests.unit.test_writer import PERSON, JournalWriter
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        writer = JournalWriter(Path({str(tmp_path)!r}), segment_bytes=10**6, max_bytes=10**6)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * line + line // 2},) * 2)
+        print([writer.append(PERSON) and writer.append(PERSON).value for _ in range(4)])
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[None, None, 'write_error', 'write_error']"
+    (directory,) = tmp_path.iterdir()
+    assert read(directory, Stream.IDENTIFIED) == [1, 1]
+
+
+def test_a_killed_writer_leaves_every_accepted_hit(tmp_path: Path) -> None:
+    code = textwrap.dedent(f"""
+        import os, signal, sys
+        from dataclasses import replace
+        from pathlib import Path
+        sys.path.insert(0, {str(Path.cwd())!r})
+        from tests.unit.test_writer import PERSON, JournalWriter
+        writer = JournalWriter(Path({str(tmp_path)!r}), segment_bytes=2_000, max_bytes=10**6)
+        for number in range(500):
+            assert writer.append(replace(PERSON, hit_id=number)) is None
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (directory,) = tmp_path.iterdir()
+    assert list(range(500)) == read(directory, Stream.IDENTIFIED)
