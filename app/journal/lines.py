@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from ..errors import MailtrailError
-from ..tracking.hits import Hit, PseudonymGap
+from ..tracking.hits import Hit, Outcome, PseudonymGap
 from ..tracking.modes import Mode
 from ..tracking.tokens import Kind
 
@@ -35,6 +35,7 @@ def encode_line(hit: Hit) -> bytes:
         "link": hit.link,
         "registered": hit.link_registered,
         "agent": hit.agent_kind,
+        "outcome": hit.outcome.value,
         "family": hit.agent_family,
         "recipient": hit.recipient,
         "nonce": hit.nonce and hit.nonce.hex(),
@@ -73,6 +74,7 @@ def _hit(fields: dict[str, Any]) -> Hit:
         link=fields["link"],
         link_registered=fields["registered"],
         agent_kind=fields["agent"],
+        outcome=Outcome(fields["outcome"]),
         agent_family=fields.get("family"),
         recipient=fields.get("recipient"),
         nonce=bytes.fromhex(nonce) if nonce is not None else None,

@@ -30,6 +30,14 @@ class PseudonymGap(Enum):
     KEY_MISSING = "key_missing"
 
 
+class Outcome(Enum):
+    """What the answer did: as minted, to a corrected destination, or 410 because the link is switched off."""
+
+    SERVED = "served"
+    CORRECTED = "corrected"
+    GONE = "gone"
+
+
 @dataclass(frozen=True, slots=True)
 class Agent:
     """The verdict on a user agent: its class (human, proxy, prefetch, scanner, bot, unknown) and client family."""
@@ -48,6 +56,7 @@ class Request:
     agent: Agent
     user_agent: str | None = None
     client_address: str | None = None
+    outcome: Outcome = Outcome.SERVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class Hit:
     link: int
     link_registered: bool
     agent_kind: str
+    outcome: Outcome = Outcome.SERVED
     agent_family: str | None = None
     recipient: str | None = None
     nonce: bytes | None = None
@@ -98,6 +108,7 @@ def reduce(
         link=request.token.link,
         link_registered=request.token.registered,
         agent_kind=request.agent.kind,
+        outcome=request.outcome,
     )
     if mode is Mode.AGGREGATE:
         return hit

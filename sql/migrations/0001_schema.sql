@@ -1,7 +1,27 @@
 -- Settings, keys, hits: everything that Mailtrail keeps. Ids of spaces and events are 32 random bits, of mailings 48.
 
 create schema vault;
-create schema analytics;
+revoke all on schema vault from public;
+
+-- Settings' version: what collectors poll, and are notified of --------------------------------------------------------
+
+create table mailtrail.settings_version (
+    only_row boolean primary key default true check (only_row),
+    version  bigint not null
+);
+insert into mailtrail.settings_version (version) values (1);
+
+create function mailtrail.settings_changed() returns void language sql as $$
+    update mailtrail.settings_version set version = version + 1;
+    select pg_notify('mailtrail_settings', '');
+$$;
+comment on function mailtrail.settings_changed is 'Makes every collector load its snapshot anew; triggers call it.';
+
+create function mailtrail.settings_changed_trigger() returns trigger language plpgsql as $$
+begin
+    perform mailtrail.settings_changed();
+    return null;
+end $$;
 
 -- Settings -----------------------------------------------------------------------------------------------------------
 
@@ -58,6 +78,14 @@ create table mailtrail.link_overrides (
 );
 comment on column mailtrail.link_overrides.destination is 'The URL to go to instead; null: switched off (410).';
 
+create table mailtrail.sent (
+    mailing_id bigint not null references mailtrail.mailings,
+    ceiling    text not null check (ceiling in ('off', 'aggregate', 'anonymized', 'person_based')),
+    messages   bigint not null check (messages > 0),
+    primary key (mailing_id, ceiling)
+);
+comment on table mailtrail.sent is 'The denominators: messages made for a mailing, by the ceiling sealed into their tokens; off: untracked.';
+
 create table mailtrail.audit (
     id       bigint generated always as identity primary key,
     at       timestamptz not null default now(),
@@ -96,6 +124,52 @@ create table vault.day_key_log (
 comment on table vault.day_key_log is
     'Outlives the keys: says that a day had one, recognises it when a collector puts it back after a crash, and when it was destroyed.';
 
+create function vault.make_day_key(of_day date, new_key bytea, new_fingerprint bytea) returns boolean
+language plpgsql as $$
+begin
+    insert into vault.day_key_log (day, fingerprint) values (of_day, new_fingerprint) on conflict do nothing;
+    if not found then
+        return false;
+    end if;
+    perform vault.keep_day_key(of_day, new_key);
+    return true;
+end $$;
+comment on function vault.make_day_key is 'Keeps a new key for a day that never had one; false if it had.';
+
+create function vault.restore_day_key(of_day date, old_key bytea, its_fingerprint bytea) returns boolean
+language plpgsql as $$
+begin
+    perform from vault.day_key_log
+        where day = of_day and fingerprint = its_fingerprint and destroyed_at is null for update;
+    if not found or exists (select from vault.day_keys where day = of_day) then
+        return false;
+    end if;
+    perform vault.keep_day_key(of_day, old_key);
+    return true;
+end $$;
+comment on function vault.restore_day_key is 'Puts back a key that a crash emptied out of its unlogged table; false if it is there or not the one.';
+
+create function vault.keep_day_key(of_day date, its_key bytea) returns void language plpgsql as $$
+begin
+    execute format(
+        'create unlogged table if not exists vault.%I partition of vault.day_keys for values in (%L)',
+        'day_key_' || to_char(of_day, 'YYYYMMDD'), of_day
+    );
+    insert into vault.day_keys (day, key) values (of_day, its_key);
+end $$;
+
+create function vault.destroy_day_key(of_day date) returns boolean language plpgsql as $$
+begin
+    update vault.day_key_log set destroyed_at = now() where day = of_day and destroyed_at is null;
+    if not found then
+        return false;
+    end if;
+    execute format('drop table if exists vault.%I', 'day_key_' || to_char(of_day, 'YYYYMMDD'));
+    perform mailtrail.settings_changed();
+    return true;
+end $$;
+comment on function vault.destroy_day_key is 'Drops the key''s own table, which unlinks its file, and logs that; false if it was destroyed already.';
+
 -- Hits ---------------------------------------------------------------------------------------------------------------
 
 create table mailtrail.hits (
@@ -117,6 +191,7 @@ create table mailtrail.hits (
     client_address inet,
     user_agent     text,
     url            text,
+    outcome        text not null default 'served' check (outcome in ('served', 'corrected', 'gone')),
     clock_clamped  boolean not null default false,
     constraint only_what_the_mode_allows check (
         mode = 'person_based'
@@ -129,6 +204,52 @@ create table mailtrail.hits (
     )
 ) partition by range (at);
 create index hits_by_mailing on mailtrail.hits (mailing_id, at);
+
+create function mailtrail.make_month(of_day date) returns boolean language plpgsql as $$
+declare
+    month date := date_trunc('month', of_day);
+    partition text := 'hits_' || to_char(month, 'YYYY_MM');
+begin
+    if to_regclass('mailtrail.' || partition) is not null then
+        return false;
+    end if;
+    execute format(
+        'create table mailtrail.%I partition of mailtrail.hits for values from (%L) to (%L)',
+        partition, month::timestamp at time zone 'UTC', (month + interval '1 month') at time zone 'UTC'
+    );
+    return true;
+end $$;
+comment on function mailtrail.make_month is 'Makes the partition for the UTC month of a day; false if it is there.';
+
+create function mailtrail.drop_months_before(first_kept date) returns setof text language plpgsql as $$
+declare
+    partition text;
+begin
+    for partition in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'mailtrail.hits'::regclass and c.relname < 'hits_' || to_char(first_kept, 'YYYY_MM')
+        order by 1
+    loop
+        execute format('drop table mailtrail.%I', partition);
+        return next partition;
+    end loop;
+end $$;
+comment on function mailtrail.drop_months_before is 'Retention: drops whole months before the month of a day, gives their tables'' names.';
+
+create table mailtrail.hit_totals (
+    hour       timestamptz not null,
+    space_id   bigint not null,
+    event_id   bigint not null,
+    mailing_id bigint not null,
+    kind       text not null,
+    link       integer not null,
+    registered boolean not null,
+    mode       text not null,
+    agent      text not null,
+    hits       bigint not null check (hits > 0),
+    primary key (mailing_id, hour, kind, link, registered, mode, agent, space_id, event_id)
+);
+comment on table mailtrail.hit_totals is 'Counts by hour, written with the hits and kept when retention drops them.';
 
 create table mailtrail.journals (
     id          text not null,
@@ -148,3 +269,33 @@ create table mailtrail.quarantine (
     line       bytea not null
 );
 comment on table mailtrail.quarantine is 'Journal lines that are damaged or that the database refuses for their data.';
+
+-- Who is told of what ------------------------------------------------------------------------------------------------
+
+do $$
+declare
+    watched text;
+begin
+    foreach watched in array array[
+        'mailtrail.spaces', 'mailtrail.events', 'mailtrail.link_overrides', 'vault.token_keys', 'vault.day_keys'
+    ] loop
+        execute format(
+            'create trigger settings_changed after insert or update or delete on %s
+                 for each statement execute function mailtrail.settings_changed_trigger()', watched
+        );
+    end loop;
+end $$;
+
+-- Analysts read the schema analytics and nothing else.
+do $$
+begin
+    create role mailtrail_analyst nologin;
+exception
+    when duplicate_object or unique_violation then null;
+    when insufficient_privilege then
+        raise exception 'the role mailtrail_analyst is missing and may not be created by %', current_user
+            using hint = 'let an administrator run: create role mailtrail_analyst nologin';
+end $$;
+create schema analytics;
+grant usage on schema analytics to mailtrail_analyst;
+alter default privileges in schema analytics grant select on tables to mailtrail_analyst;

@@ -15,7 +15,19 @@ from app.tracking.tokens import Kind, Message, Token
 DAY = date(2026, 11, 24)
 KEYS = {DAY: bytes(range(32))}
 LONG_AGO = date(2026, 9, 1)
-ALWAYS = {"hit_id", "kind", "mode", "at", "space", "event", "mailing", "link", "link_registered", "agent_kind"}
+ALWAYS = {
+    "hit_id",
+    "kind",
+    "mode",
+    "at",
+    "space",
+    "event",
+    "mailing",
+    "link",
+    "link_registered",
+    "agent_kind",
+    "outcome",
+}
 ALLOWED = {
     Mode.AGGREGATE: ALWAYS,
     Mode.ANONYMIZED: ALWAYS | {"agent_family", "pseudonym"},

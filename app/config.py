@@ -1,0 +1,117 @@
+"""All settings: environment variables `MAILTRAIL_*`, each described here once; `mailtrail config` prints them.
+
+Invariant: a value that cannot work is refused at start with one line that names its variable, never later.
+"""
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from .errors import ConfigError
+from .tracking.hits import IpPolicy
+
+PREFIX = "MAILTRAIL_"
+_COMMA_LISTS = ("trusted_proxies", "app_schemes")
+
+Network = IPv4Network | IPv6Network
+Bytes = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """One process's settings; they do not change while it runs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_directory: Path = Field(
+        Path("data"), description="Where journals, snapshots, metrics and the embedded PostgreSQL are kept."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="postgresql:// URL of your own server; without it an embedded PostgreSQL is started."
+    )
+    host: str = Field("127.0.0.1", description="Address that the collector listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the collector listens on.")
+    public_url: str = Field(
+        "http://127.0.0.1:8080", description="Base of tracked links, as recipients reach the collector."
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="Networks of proxies whose X-Forwarded-For is believed, separated by commas."
+    )
+    private_host: str = Field("127.0.0.1", description="Address of the private port; never reachable from outside.")
+    private_port: int = Field(
+        8082, ge=0, le=65535, description="Private port with /metrics, shared by all workers; 0: none."
+    )
+    metrics_public: bool = Field(False, description="Serve /metrics on the public port too.")
+    ip_policy: IpPolicy = Field(
+        IpPolicy.NONE, description="What person_based hits keep of the client's address: none, truncated or full."
+    )
+    referrer_policy: str = Field(
+        "no-referrer",
+        pattern=r"^[a-z-]*$",
+        description="The Referrer-Policy of redirects; empty: the header is not sent.",
+    )
+    app_schemes: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="URL schemes besides http and https that may be tracked, separated by commas."
+    )
+    anonymization_days: int = Field(
+        60, ge=1, le=3650, description="Days after which a day's pseudonym key is destroyed."
+    )
+    hits_retention_days: int = Field(
+        730, ge=31, description="Days that single hits are kept; whole months are dropped, totals stay."
+    )
+    snapshot_max_age_hours: float = Field(
+        24, gt=0, description="With settings unconfirmed for longer, hits are recorded at most anonymized."
+    )
+    durability: Literal["process", "disk"] = Field(
+        "process",
+        description="What an answer promises: its hit survives kill -9 (process) or loss of power (disk).",
+    )
+    journal_segment_bytes: Bytes = Field(64 * 2**20, description="Size at which a journal's segment is full.")
+    journal_max_bytes: Bytes = Field(10 * 2**30, description="Size that all journals together may have.")
+    journal_full: Literal["drop_new", "refuse_503"] = Field(
+        "drop_new", description="Full journal or disk: redirect and lose the hit, counted, or answer 503."
+    )
+    journal_keep_hours: float = Field(
+        24, ge=0, description="Hours that shipped segments are kept, for restores of the database."
+    )
+    ship_batch_rows: int = Field(5_000, ge=1, le=100_000, description="Most hits in one transaction of the shipper.")
+    ship_interval_seconds: float = Field(0.2, gt=0, le=60, description="How often the shipper looks for new hits.")
+    log_format: Literal["console", "json"] = Field("console", description="How the log is written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged at least.")
+
+    @field_validator(*_COMMA_LISTS, mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_base_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value or not value.isascii():
+            raise ValueError("give an absolute http or https URL without query, e.g. https://t.example.com")
+        return value.rstrip("/")
+
+    @property
+    def journals_directory(self) -> Path:
+        return self.data_directory / "journals"
+
+    @property
+    def snapshot_file(self) -> Path:
+        return self.data_directory / "snapshot"
+
+    @property
+    def metrics_directory(self) -> Path:
+        return self.data_directory / "metrics"
+
+
+def load() -> Settings:
+    """The settings of the environment; ConfigError names the first variable that cannot work and says why."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = PREFIX + str(first["loc"][0]).upper()
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{variable}: {message} (it is {first['input']!r})") from None

@@ -1,0 +1,38 @@
+"""The log: structlog to stderr. Invariant: no token, recipient, address, user agent or URL is ever logged.
+
+Exceptions are logged by their type and place only: their text may quote what a request said.
+"""
+
+import logging
+import sys
+import traceback
+from typing import Literal
+
+import structlog
+
+
+def configure(log_format: Literal["console", "json"], level: str) -> None:
+    """Sets the log up for this process."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def place_of(error: BaseException) -> str:
+    """The error's type and where it was raised, e.g. `KeyError at answer.py:41`; never its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + where

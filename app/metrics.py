@@ -1,0 +1,105 @@
+"""Every metric, declared once. Labels are short fixed words: never an id, an address, a URL or a token.
+
+The counters of all processes that share a data directory lie in one directory of memory-mapped files and are added up
+by whoever is asked (prometheus-client's multi-process mode), so that any worker's /metrics gives the whole picture.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_GaugeMode = Literal["livemax", "livemin", "livemostrecent"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One process's metrics. Without a directory they are its own (tests, single commands)."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._registry = CollectorRegistry()
+        self._directory = directory
+        if directory is not None:
+            self._lock = _join(directory)
+
+        def counter(name: str, description: str, *labels: str) -> Counter:
+            return Counter(f"mailtrail_{name}", description, labels, registry=self._registry)
+
+        def gauge(name: str, description: str, mode: _GaugeMode) -> Gauge:
+            return Gauge(f"mailtrail_{name}", description, registry=self._registry, multiprocess_mode=mode)
+
+        self.answers = counter(
+            "answers", "Answers to tracking requests; outcome: served, corrected, gone or refused.", "kind", "outcome"
+        )
+        self.hits = counter("hits", "Hits written to the journal, by the mode they were recorded in.", "kind", "mode")
+        self.tokens_refused = counter(
+            "tokens_refused",
+            "Tokens that did not open; reason: malformed, unknown_key, forged, revoked or wrong_kind.",
+            "kind",
+            "reason",
+        )
+        self.hits_lost = counter(
+            "hits_lost", "Answered hits that could not be journaled; reason: journal_full or write_error.", "reason"
+        )
+        self.pseudonym_gaps = counter(
+            "pseudonym_gaps",
+            "Anonymized hits without a pseudonym; key_destroyed is meant to be, key_missing is an alarm.",
+            "reason",
+        )
+        self.hits_capped = counter(
+            "hits_capped", "Hits recorded at most anonymized because the settings were unconfirmed for too long."
+        )
+        self.answer_faults = counter(
+            "answer_faults", "Faults inside the collector that were answered as a bad token; each is in the log."
+        )
+        self.snapshot_age = gauge(
+            "snapshot_unconfirmed_seconds", "Time since the settings were last confirmed, worst process.", "livemax"
+        )
+        self.snapshot_version = gauge(
+            "snapshot_version", "Version of the settings in effect, of the process furthest behind.", "livemin"
+        )
+        self.journal_bytes = gauge("journal_bytes", "Size of all journals.", "livemostrecent")
+        self.oldest_unshipped = gauge(
+            "oldest_unshipped_seconds", "Age of the oldest journaled hit that is not in the database.", "livemostrecent"
+        )
+        self.hits_shipped = counter("hits_shipped", "Hits committed to the database.", "stream")
+        self.lines_quarantined = counter(
+            "lines_quarantined", "Journal lines put into quarantine; reason: damaged or refused.", "reason"
+        )
+        self.segments_short = counter(
+            "segments_short", "Segments found shorter than what was shipped from them, closed."
+        )
+        self.ship_failures = counter(
+            "ship_failures",
+            "Shipments that failed and are tried again; reason: unavailable, conflict or other.",
+            "reason",
+        )
+        self.clock_clamped = counter("clock_clamped", "Hits whose time lay outside the database's clock and retention.")
+
+    def render(self) -> bytes:
+        """The metrics of all processes in Prometheus' text format."""
+        if self._directory is None:
+            return generate_latest(self._registry)
+        collected = CollectorRegistry()
+        MultiProcessCollector(collected, path=str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(collected)
+
+
+def _join(directory: Path) -> int:
+    """Opens the shared directory; whoever comes first empties it, so that counters of an earlier start are gone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for stale in directory.glob("*.db"):
+            stale.unlink()
+    except BlockingIOError:
+        pass  # another process of this data directory lives, the files are current
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+    return descriptor
