@@ -1,12 +1,14 @@
 """Brings the database's schema to the one this program knows, and refuses to start on any other.
 
 Migrations are plain SQL files `NNNN_name.sql`, applied in order, each in a transaction with its entry in
-`mailtrail.migrations`, under an advisory lock. Invariant: an applied file never changes (checksums tell), and a
-database that is newer than the program is never touched.
+`mailtrail.migrations`, under an advisory lock. The analysts' views are applied after them, whenever their text changed.
+Invariant: an applied migration never changes (checksums tell), and a database that is newer than the program is never
+touched.
 """
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..errors import SchemaError
@@ -53,6 +55,8 @@ async def migrate(connection: Connection, migrations: list[Migration] | None = N
                     migration.name,
                     migration.checksum,
                 )
+        if await _views_applied(connection) != _views().checksum:
+            await _apply_views(connection)
     finally:
         await connection.execute("select pg_advisory_unlock($1)", _LOCK)
     return [migration.name for migration in pending]
@@ -65,10 +69,36 @@ async def check(connection: Connection, migrations: list[Migration] | None = Non
     pending = await _pending(connection, known_migrations() if migrations is None else migrations)
     if pending:
         raise SchemaError(f"the database lacks {', '.join(m.name for m in pending)}; run `mailtrail migrate`")
+    if await _views_applied(connection) != _views().checksum:
+        raise SchemaError("the analysts' views are not this program's; run `mailtrail migrate`")
+
+
+@cache
+def _views() -> Migration:
+    """All views as one text; number 0, because it is applied anew whenever it changes."""
+    files = sorted((SQL_DIRECTORY / "analytics").glob("*.sql"))
+    return Migration(0, "analytics", "\n".join(file.read_text() for file in files))
+
+
+async def _views_applied(connection: Connection) -> str | None:
+    """The checksum of the views that the database has."""
+    checksum: str | None = await connection.fetchval("select checksum from mailtrail.migrations where number = 0")
+    return checksum
+
+
+async def _apply_views(connection: Connection) -> None:
+    async with connection.transaction():
+        await connection.execute(_views().sql)
+        await connection.execute("delete from mailtrail.migrations where number = 0")
+        await connection.execute(
+            "insert into mailtrail.migrations (number, name, checksum) values (0, 'analytics', $1)", _views().checksum
+        )
 
 
 async def _pending(connection: Connection, migrations: list[Migration]) -> list[Migration]:
-    rows = await connection.fetch("select number, name, checksum from mailtrail.migrations order by number")
+    rows = await connection.fetch(
+        "select number, name, checksum from mailtrail.migrations where number > 0 order by number"
+    )
     known = {migration.number: migration for migration in migrations}
     for row in rows:
         migration = known.get(row["number"])

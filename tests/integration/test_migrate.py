@@ -46,6 +46,7 @@ async def test_a_newer_database_and_a_changed_file_are_refused(connection: Conne
 
 
 async def test_a_failing_migration_leaves_nothing_behind(connection: Connection) -> None:
+    await migrate(connection)
     failing = Migration(9999, "9999_bad", "create table mailtrail.half (); select 1 / 0")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await migrate(connection, [*known_migrations(), failing])
@@ -84,3 +85,24 @@ async def test_the_database_itself_refuses_what_a_mode_forbids(
     fields |= {column: value}
     with pytest.raises(asyncpg.CheckViolationError):
         await connection.execute(insert.format(", ".join(fields), ", ".join(fields.values())))
+
+
+async def test_analysts_read_the_views_and_nothing_else(connection: Connection) -> None:
+    await migrate(connection)
+    await connection.execute("set role mailtrail_analyst")
+    for view in ("hits", "mailings", "links", "hours", "unique_hours", "events"):
+        assert await connection.fetch(f"select * from analytics.{view}") == []
+    for table in ("vault.token_keys", "vault.day_keys", "vault.day_key_log", "mailtrail.hits", "mailtrail.audit"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch(f"select * from {table}")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("select vault.destroy_day_key(current_date)")
+
+
+async def test_views_are_renewed_when_their_text_changed(connection: Connection) -> None:
+    await migrate(connection)
+    await connection.execute("update mailtrail.migrations set checksum = 'old' where number = 0")
+    with pytest.raises(SchemaError, match="views are not this program's; run `mailtrail migrate`"):
+        await check(connection)
+    await migrate(connection)
+    await check(connection)

@@ -1,0 +1,112 @@
+"""Token keys in the vault: made, rotated, revoked, exported and imported.
+
+Invariant: a key is never deleted, or every link sealed with it would be dead; each space has at most one minting key.
+"""
+
+from typing import Any
+
+import asyncpg
+
+from ..errors import NotFound, SettingsError
+from ..tracking.tokens import SECRET_BYTES, Key, KeyState
+from .audit import audit
+from .pool import Connection
+from .queries import queries
+
+_SQL = queries("settings")
+EXPORT_FORMAT = 1
+
+
+async def list_keys(connection: Connection, space: int | None = None) -> list[asyncpg.Record]:
+    """Keys of a space or of all, without their secrets."""
+    return await connection.fetch(_SQL["keys"], space)
+
+
+async def rotate(connection: Connection, who: str, space: int) -> int:
+    """Makes a new minting key; the one before only decodes from now on. Returns the new key's id."""
+    async with connection.transaction():
+        old = await connection.fetchval(_SQL["retire_minting"], space)
+        key_id = None
+        while key_id is None:  # of 24 random bits one may be taken
+            key = Key.generate(space)
+            key_id = await connection.fetchval(_SQL["add_key"], key.key_id, space, key.secret, key.state.value)
+        await audit(connection, who, "key made", space, _name(key_id), old and _name(old), _name(key_id))
+    return int(key_id)
+
+
+async def revoke(connection: Connection, who: str, key_id: int) -> None:
+    """From now on the key opens nothing: every link sealed with it leads to a 404."""
+    async with connection.transaction():
+        key = await connection.fetchrow(_SQL["key"], key_id)
+        if key is None:
+            raise NotFound(f"there is no key {_name(key_id)}; `mailtrail keys list` shows them")
+        await connection.execute(_SQL["change_key"], key_id, KeyState.REVOKED.value)
+        await audit(connection, who, "key revoked", key["space_id"], _name(key_id), key["state"], "revoked")
+
+
+async def export(connection: Connection, who: str, space: int | None = None) -> dict[str, Any]:
+    """The keys with their secrets, as JSON can hold them; whoever has it can open and forge the spaces' tokens."""
+    async with connection.transaction():
+        rows = await connection.fetch(_SQL["key_secrets"], space)
+        await connection.execute(_SQL["mark_exported"], [row["id"] for row in rows])
+        await audit(connection, who, "keys exported", space, f"{len(rows)} keys")
+    return {
+        "mailtrail_keys": EXPORT_FORMAT,
+        "keys": [
+            {
+                "id": _name(row["id"]),
+                "space": f"{row['space_id']:08x}",
+                "space_name": row["space_name"],
+                "state": row["state"],
+                "secret": row["secret"].hex(),
+            }
+            for row in rows
+        ],
+    }
+
+
+def read_export(document: object) -> list[tuple[Key, str]]:
+    """The keys of an export with their spaces' names, oldest first; SettingsError if it is none."""
+    try:
+        if not isinstance(document, dict) or document["mailtrail_keys"] != EXPORT_FORMAT:
+            raise ValueError("not an export of this version")
+        keys = [
+            (
+                Key(int(e["id"], 16), int(e["space"], 16), bytes.fromhex(e["secret"]), KeyState(e["state"])),
+                str(e["space_name"]),
+            )
+            for e in document["keys"]
+        ]
+        if any(len(key.secret) != SECRET_BYTES for key, _ in keys):
+            raise ValueError(f"a secret has {SECRET_BYTES} bytes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise SettingsError(f"this is no file of `mailtrail keys export` ({error})") from None
+    return keys
+
+
+async def import_keys(connection: Connection, who: str, document: object) -> tuple[int, int]:
+    """Adds exported keys, and their spaces where they are missing; returns (added, already there).
+
+    A key that is there is left alone if it is the same, and refused if it is another one under the same id. Where the
+    space has a minting key, imported ones only decode.
+    """
+    added = 0
+    exported = read_export(document)
+    async with connection.transaction():
+        minting = {row["space_id"] for row in await list_keys(connection) if row["state"] == "minting"}
+        for key, space_name in exported:
+            there = await connection.fetchrow(_SQL["key"], key.key_id)
+            if there is not None:
+                if (there["space_id"], there["secret"]) != (key.space, key.secret):
+                    raise SettingsError(f"another key has the id {_name(key.key_id)}; nothing was imported")
+                continue
+            await connection.execute(_SQL["import_space"], key.space, space_name)
+            state = KeyState.DECODING if key.state is KeyState.MINTING and key.space in minting else key.state
+            await connection.execute(_SQL["add_key"], key.key_id, key.space, key.secret, state.value)
+            added += 1
+        await audit(connection, who, "keys imported", None, f"{added} keys")
+    return added, len(exported) - added
+
+
+def _name(key_id: int) -> str:
+    return f"{key_id:06x}"

@@ -1,0 +1,228 @@
+"""Changes of spaces, events, mailings and links: each in one transaction with its audit entry.
+
+Invariant: what changed and the record of who changed it are committed together; collectors are told by triggers.
+Ids are random, never serial: a restored backup must not hand an old id to something new.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+from ..errors import NotFound, SettingsError
+from ..tracking.modes import Mode
+from ..tracking.overrides import check_override
+from ..tracking.settings import check_name, default_mode, relay_mode
+from . import keys
+from .audit import audit
+from .pool import Connection
+from .queries import queries
+
+_SQL = queries("settings")
+SPACE_BITS = EVENT_BITS = 32
+MAILING_BITS = 48
+_ID_ATTEMPTS = 5
+
+Row = asyncpg.Record
+
+
+async def _with_new_id(bits: int, insert: Callable[[int], Awaitable[Row | None]], taken: str) -> Row:
+    """Inserts under a random id. The name is the likely reason for a refusal, a used id nearly never is."""
+    for _ in range(_ID_ATTEMPTS):
+        row = await insert(secrets.randbelow(2**bits - 1) + 1)
+        if row is not None:
+            return row
+    raise SettingsError(taken)
+
+
+# --- spaces ----------------------------------------------------------------------------------------------------------
+
+
+async def list_spaces(connection: Connection) -> list[Row]:
+    return await connection.fetch(_SQL["spaces"])
+
+
+async def find_space(connection: Connection, name: str) -> Row:
+    """A space by its name or its id in hex; NotFound says which there are."""
+    row = await connection.fetchrow(_SQL["space"], name)
+    if row is None:
+        raise NotFound(f"there is no space {name!r}; {_choice('space', await list_spaces(connection))}")
+    return row
+
+
+async def create_space(
+    connection: Connection,
+    who: str,
+    name: str,
+    *,
+    default: str = "anonymized",
+    relay: str = "off",
+    url: str | None = None,
+) -> Row:
+    """A new space with its first minting key."""
+    name, mode, through_relay = check_name(name, "space"), default_mode(default), relay_mode(relay)
+    async with connection.transaction():
+        row = await _with_new_id(
+            SPACE_BITS,
+            lambda new: connection.fetchrow(_SQL["create_space"], new, name, mode.label, through_relay.label, url),
+            f"there is a space {name!r} already",
+        )
+        await audit(connection, who, "space created", row["id"], name, new=_space_state(row))
+        await keys.rotate(connection, who, row["id"])
+    return row
+
+
+async def change_space(
+    connection: Connection,
+    who: str,
+    space: int,
+    *,
+    default: str | None = None,
+    relay: str | None = None,
+    url: str | None = None,
+) -> Row:
+    """Changes what is not None; every event that inherits the default follows at once."""
+    modes = [default and default_mode(default).label, relay and relay_mode(relay).label]
+    async with connection.transaction():
+        old = await connection.fetchrow(_SQL["lock_space"], space)
+        new = await connection.fetchrow(_SQL["change_space"], space, *modes, url)
+        if old is None or new is None:
+            raise NotFound("the space is gone")
+        if _space_state(old) != _space_state(new):
+            await audit(connection, who, "space changed", space, old["name"], _space_state(old), _space_state(new))
+    return new
+
+
+async def delete_space(connection: Connection, who: str, space: int) -> None:
+    """Leaves a tombstone: the space's links still redirect and record nothing."""
+    async with connection.transaction():
+        old = await connection.fetchrow(_SQL["lock_space"], space)
+        if old is None:
+            raise NotFound("the space is gone")
+        await connection.execute(_SQL["delete_space"], space)
+        await audit(connection, who, "space deleted", space, old["name"], old=_space_state(old))
+
+
+def _space_state(row: Row) -> dict[str, Any]:
+    return {name: row[name] for name in ("default_mode", "relay_mode", "tracking_url")}
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+async def list_events(connection: Connection, space: int) -> list[Row]:
+    return await connection.fetch(_SQL["events"], space)
+
+
+async def find_event(connection: Connection, space: int, name: str) -> Row:
+    row = await connection.fetchrow(_SQL["event"], space, name)
+    if row is None:
+        raise NotFound(f"the space has no event {name!r}; {_choice('event', await list_events(connection, space))}")
+    return row
+
+
+async def create_event(connection: Connection, who: str, space: int, name: str, *, by_permission: bool = False) -> Row:
+    name = check_name(name, "event")
+    async with connection.transaction():
+        row = await _with_new_id(
+            EVENT_BITS,
+            lambda new: connection.fetchrow(_SQL["create_event"], space, new, name, by_permission),
+            f"the space has an event {name!r} already",
+        )
+        await audit(connection, who, "event created", space, name, new={"by_permission": by_permission})
+    return row
+
+
+async def change_event(connection: Connection, who: str, space: int, event: int, *, by_permission: bool) -> Row:
+    async with connection.transaction():
+        old = await connection.fetchrow(_SQL["lock_event"], space, event)
+        new = await connection.fetchrow(_SQL["change_event"], space, event, by_permission)
+        if old is None or new is None:
+            raise NotFound("the event is gone")
+        if old["by_permission"] != by_permission:
+            states = [{"by_permission": row["by_permission"]} for row in (old, new)]
+            await audit(connection, who, "event changed", space, old["name"], *states)
+    return new
+
+
+# --- mailings and links ----------------------------------------------------------------------------------------------
+
+
+async def list_mailings(connection: Connection, space: int) -> list[Row]:
+    return await connection.fetch(_SQL["mailings"], space)
+
+
+async def find_mailing(connection: Connection, space: int, event: int, name: str) -> Row:
+    row = await connection.fetchrow(_SQL["mailing"], space, event, name)
+    if row is None:
+        there = [mailing for mailing in await list_mailings(connection, space) if mailing["event_id"] == event]
+        raise NotFound(f"the event has no mailing {name!r}; {_choice('mailing', there)}")
+    return row
+
+
+async def create_mailing(connection: Connection, who: str, space: int, event: int, name: str) -> Row:
+    name = check_name(name, "mailing")
+    async with connection.transaction():
+        row = await _with_new_id(
+            MAILING_BITS,
+            lambda new: connection.fetchrow(_SQL["create_mailing"], new, space, event, name),
+            f"the event has a mailing {name!r} already",
+        )
+        await audit(connection, who, "mailing created", space, name)
+    return row
+
+
+async def list_links(connection: Connection, mailing: int) -> list[Row]:
+    return await connection.fetch(_SQL["links"], mailing)
+
+
+async def register_links(
+    connection: Connection, mailing: int, entries: Sequence[tuple[str, int, str]]
+) -> dict[tuple[str, int], int]:
+    """Numbers the (pattern, occurrence, label) entries that have none; returns the numbers of all the mailing's."""
+    patterns, occurrences, labels = ([entry[place] for entry in entries] for place in range(3))
+    async with connection.transaction():
+        if entries:
+            await connection.execute(_SQL["lock_mailing"], mailing)
+            await connection.execute(_SQL["register_links"], mailing, patterns, occurrences, labels)
+        rows = await list_links(connection, mailing)
+    return {(row["pattern"], row["occurrence"]): row["number"] for row in rows}
+
+
+async def count_sent(connection: Connection, mailing: int, ceiling: Mode, messages: int = 1) -> None:
+    """Adds to the mailing's denominators; the ceiling `off` counts messages that went out untracked."""
+    await connection.execute(_SQL["count_sent"], mailing, ceiling.label, messages)
+
+
+async def override_link(
+    connection: Connection, who: str, space: int, mailing: int, number: int, destination: str | None
+) -> None:
+    """Sends a link elsewhere, or switches it off with None; DestinationRefused for what is no URL."""
+    if destination is not None:
+        check_override(destination)
+    async with connection.transaction():
+        old = await _link(connection, mailing, number)
+        await connection.execute(_SQL["override_link"], mailing, number, destination)
+        action = "link switched off" if destination is None else "link corrected"
+        await audit(connection, who, action, space, f"{mailing:x}/{number}", old["destination"], destination)
+
+
+async def restore_link(connection: Connection, who: str, space: int, mailing: int, number: int) -> None:
+    """Takes an override back."""
+    async with connection.transaction():
+        old = await _link(connection, mailing, number)
+        await connection.execute(_SQL["restore_link"], mailing, number)
+        await audit(connection, who, "link restored", space, f"{mailing:x}/{number}", old["destination"])
+
+
+async def _link(connection: Connection, mailing: int, number: int) -> Row:
+    for row in await list_links(connection, mailing):
+        if row["number"] == number:
+            return row
+    raise NotFound(f"the mailing has no link {number}; `mailtrail mailing links` lists them")
+
+
+def _choice(what: str, rows: Sequence[Row]) -> str:
+    names = [row["name"] for row in rows[:10]]
+    return f"there are: {', '.join(names)}" if names else f"create one with `mailtrail {what} create`"

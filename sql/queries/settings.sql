@@ -1,0 +1,130 @@
+-- audit: who did what to which object; the states before and after as JSON
+insert into mailtrail.audit (who, action, space_id, object, old, new) values ($1, $2, $3, $4, $5, $6);
+
+-- spaces: all that are not deleted, with their number of events
+select spaces.*, (select count(*) from mailtrail.events where space_id = spaces.id) as events
+from mailtrail.spaces as spaces
+where deleted_at is null
+order by name;
+
+-- space: one by name, or by id in hex
+select * from mailtrail.spaces
+where deleted_at is null and (name = $1 or to_hex(id) = ltrim(lower($1), '0'))
+order by name = $1 desc limit 1;
+
+-- create_space: with the defaults of the schema
+insert into mailtrail.spaces (id, name, default_mode, relay_mode, tracking_url) values ($1, $2, $3, $4, $5)
+on conflict do nothing returning *;
+
+-- change_space: a null leaves what is there
+update mailtrail.spaces set
+    default_mode = coalesce($2, default_mode),
+    relay_mode = coalesce($3, relay_mode),
+    tracking_url = coalesce($4, tracking_url)
+where id = $1 returning *;
+
+-- lock_space: nobody changes it until the transaction ends
+select * from mailtrail.spaces where id = $1 for update;
+
+-- delete_space: leaves the tombstone; its name may be used again
+update mailtrail.spaces set deleted_at = now(), name = left(name, 180) || ' (deleted ' || to_hex(id) || ')'
+where id = $1 returning *;
+
+-- events: of one space
+select * from mailtrail.events where space_id = $1 order by name;
+
+-- event: one of a space by name, or by id in hex
+select * from mailtrail.events
+where space_id = $1 and (name = $2 or to_hex(id) = ltrim(lower($2), '0'))
+order by name = $2 desc limit 1;
+
+-- create_event: inherits the space's default unless it tracks by permission
+insert into mailtrail.events (space_id, id, name, by_permission) values ($1, $2, $3, $4)
+on conflict do nothing returning *;
+
+-- change_event: whether it tracks by permission
+update mailtrail.events set by_permission = $3 where space_id = $1 and id = $2 returning *;
+
+-- lock_event: nobody changes it until the transaction ends
+select * from mailtrail.events where space_id = $1 and id = $2 for update;
+
+-- mailings: of one space, newest first
+select mailings.*, events.name as event_name,
+    coalesce((select sum(messages) from mailtrail.sent where mailing_id = mailings.id), 0)::bigint as sent,
+    (select count(*) from mailtrail.links where mailing_id = mailings.id) as links
+from mailtrail.mailings as mailings
+left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id
+where mailings.space_id = $1
+order by mailings.created_at desc, mailings.id;
+
+-- mailing: one of an event by name, or by id in hex
+select * from mailtrail.mailings
+where space_id = $1 and event_id = $2 and (name = $3 or to_hex(id) = ltrim(lower($3), '0'))
+order by name = $3 desc limit 1;
+
+-- mailing_of_space: one of a space by its id
+select * from mailtrail.mailings where space_id = $1 and id = $2;
+
+-- create_mailing: of an event
+insert into mailtrail.mailings (id, space_id, event_id, name) values ($1, $2, $3, $4)
+on conflict do nothing returning *;
+
+-- lock_mailing: one numbering of its links at a time
+select id from mailtrail.mailings where id = $1 for update;
+
+-- links: of a mailing with what overrides them
+select links.*, overrides.number is not null as overridden, overrides.destination
+from mailtrail.links as links
+left join mailtrail.link_overrides as overrides using (mailing_id, number)
+where links.mailing_id = $1
+order by links.number;
+
+-- register_links: gives the next numbers to (pattern, occurrence, label) in the order of the lists
+insert into mailtrail.links (mailing_id, number, pattern, occurrence, label)
+select $1, (select coalesce(max(number), 0) from mailtrail.links where mailing_id = $1) + new.place,
+    new.pattern, new.occurrence, new.label
+from unnest($2::text[], $3::integer[], $4::text[]) with ordinality as new (pattern, occurrence, label, place)
+on conflict (mailing_id, pattern, occurrence) do nothing;
+
+-- count_sent: one more message made under this ceiling
+insert into mailtrail.sent (mailing_id, ceiling, messages) values ($1, $2, $3)
+on conflict (mailing_id, ceiling) do update set messages = sent.messages + excluded.messages;
+
+-- override_link: sends a link elsewhere, or switches it off with null
+insert into mailtrail.link_overrides (mailing_id, number, destination) values ($1, $2, $3)
+on conflict (mailing_id, number) do update set destination = excluded.destination;
+
+-- restore_link: back to the destination in the token
+delete from mailtrail.link_overrides where mailing_id = $1 and number = $2;
+
+-- keys: of one space or, with null, of all; never the secrets
+select keys.id, keys.space_id, spaces.name as space_name, keys.state, keys.created_at, keys.exported_at
+from vault.token_keys as keys join mailtrail.spaces as spaces on spaces.id = keys.space_id
+where $1::bigint is null or keys.space_id = $1
+order by spaces.name, keys.created_at;
+
+-- key_secrets: what an export holds
+select keys.id, keys.space_id, spaces.name as space_name, keys.secret, keys.state, keys.created_at
+from vault.token_keys as keys join mailtrail.spaces as spaces on spaces.id = keys.space_id
+where $1::bigint is null or keys.space_id = $1
+order by keys.created_at;
+
+-- retire_minting: the key that minted so far only decodes from now on
+update vault.token_keys set state = 'decoding' where space_id = $1 and state = 'minting' returning id;
+
+-- add_key: a new key, or an imported one
+insert into vault.token_keys (id, space_id, secret, state) values ($1, $2, $3, $4) on conflict do nothing returning id;
+
+-- key: one by its id
+select id, space_id, secret, state from vault.token_keys where id = $1;
+
+-- change_key: its state
+update vault.token_keys set state = $2 where id = $1;
+
+-- mark_exported: for doctor, which warns until a key was exported once
+update vault.token_keys set exported_at = now() where id = any($1::integer[]);
+
+-- import_space: so that imported keys have their space; one that is there, or its tombstone, stays as it is
+insert into mailtrail.spaces (id, name)
+values ($1, case when exists (select from mailtrail.spaces where name = $2) then left($2, 180) || ' ' || to_hex($1) else $2 end)
+on conflict (id) do nothing;

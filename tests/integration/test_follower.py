@@ -1,0 +1,159 @@
+"""The follower on a real PostgreSQL: in effect within a second, alive without the database, keys never come back."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.errors import SchemaError
+from app.metrics import Metrics
+from app.store import snapshot
+from app.store.day_keys import keep_day_keys
+from app.store.follower import SnapshotFollower
+from app.store.migrate import migrate
+from app.store.pool import Connection
+from app.tracking.modes import Mode
+
+TODAY = datetime.now(UTC).date()
+
+
+@pytest.fixture
+async def store(connection: Connection) -> Connection:
+    await migrate(connection)
+    await connection.execute("insert into mailtrail.spaces (id, name) values (7, 'Shop')")
+    await keep_day_keys(connection, anonymization_days=60)
+    return connection
+
+
+def follower_of(url: str, file: Path, max_age_seconds: float = 3600) -> SnapshotFollower:
+    return SnapshotFollower(url, file, anonymization_days=60, max_age_seconds=max_age_seconds, metrics=Metrics())
+
+
+@contextlib.asynccontextmanager
+async def running(follower: SnapshotFollower) -> AsyncIterator[None]:
+    task = asyncio.create_task(follower.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "never came true"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - start
+
+
+async def test_a_change_is_in_effect_by_notification_and_by_polling(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    follower = follower_of(database_url, tmp_path / "snapshot")
+    async with running(follower):
+        await until(lambda: follower.current is not None)
+        await asyncio.sleep(0.1)  # it listens
+        await store.execute("update mailtrail.spaces set default_mode = 'person_based'")
+        await until(lambda: follower.current.spaces[7].default_mode is Mode.PERSON_BASED, 1.5)
+        # Past the notification: what a replica or a lost notification would leave to the poll.
+        await store.execute("alter table mailtrail.spaces disable trigger settings_changed")
+        await store.execute("update mailtrail.spaces set default_mode = 'anonymized'")
+        await store.execute("update mailtrail.settings_version set version = version + 1")
+        await until(lambda: follower.current.spaces[7].default_mode is Mode.ANONYMIZED, 2.5)
+
+
+async def test_without_the_database_the_copy_answers_until_it_is_too_old(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "snapshot"
+    await follower_of(database_url, file).refresh()
+    assert file.stat().st_mode & 0o777 == 0o600
+    lost = follower_of("postgresql:///nowhere?host=/nonexistent", file, max_age_seconds=100)
+    lost.restore()
+    assert lost.current is not None
+    assert set(lost.current.spaces) == {7}
+    assert TODAY in lost.current.day_keys
+    assert lost.confirmed
+    two_minutes_ago = time.time() - 120
+    os.utime(file, (two_minutes_ago, two_minutes_ago))
+    lost.restore()
+    assert not lost.confirmed
+    async with running(lost):
+        await asyncio.sleep(0.2)
+        assert set(lost.current.spaces) == {7}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 99}', b'{"format": 1}', b"\x00" * 99])
+async def test_a_damaged_copy_is_no_reason_not_to_start(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "snapshot"
+    file.write_bytes(content)
+    follower = follower_of("postgresql:///nowhere?host=/nonexistent", file)
+    follower.restore()
+    assert follower.current is None
+
+
+async def test_keys_past_their_day_are_not_taken_from_the_copy(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "snapshot"
+    rows = await snapshot.read_rows(store)
+    old = TODAY - timedelta(days=61)
+    snapshot.save(file, rows, {old: b"o" * 32, TODAY: b"t" * 32})
+    restored = snapshot.restore(file)
+    assert restored is not None
+    assert set(snapshot.build(restored[0], 60).day_keys) == {TODAY}
+
+
+async def test_after_a_crash_a_collector_puts_the_day_keys_back(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    before = dict(await store.fetch("select day, key from vault.day_keys"))
+    follower = follower_of(database_url, tmp_path / "snapshot")
+    async with running(follower):
+        await until(lambda: follower.current is not None)
+        # What a crash does to unlogged tables, and a key that is not the one that was made.
+        for (table,) in await store.fetch(
+            "select inhrelid::regclass::text from pg_inherits where inhparent = 'vault.day_keys'::regclass"
+        ):
+            await store.execute(f"truncate {table}")
+        await store.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where pid <> pg_backend_pid() and datname = current_database()"
+        )
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if await store.fetchval("select count(*) from vault.day_keys") == len(before):
+                break
+    assert dict(await store.fetch("select day, key from vault.day_keys")) == before
+    await keep_day_keys(store, anonymization_days=60)
+    assert dict(await store.fetch("select day, key from vault.day_keys")) == before
+
+
+async def test_a_destroyed_key_does_not_come_back_from_a_collector(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "snapshot"
+    follower = follower_of(database_url, file)
+    async with running(follower):
+        await until(lambda: follower.current is not None)
+        key = follower.current.day_keys[TODAY]
+        assert await store.fetchval("select vault.destroy_day_key($1)", TODAY)
+        await until(lambda: TODAY not in follower.current.day_keys, 2.5)
+    assert key.hex().encode() not in file.read_bytes()
+    late = follower_of(database_url, file)
+    late.current = follower.current
+    await late.refresh()
+    await keep_day_keys(store, anonymization_days=60)
+    assert await store.fetchval("select count(*) from vault.day_keys where day = $1", TODAY) == 0
+
+
+async def test_an_unknown_schema_is_refused(connection: Connection, database_url: str, tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="mailtrail migrate"):
+        await follower_of(database_url, tmp_path / "snapshot").refresh()
