@@ -38,7 +38,8 @@ class Metrics:
         self.hits = counter("hits", "Hits written to the journal, by the mode they were recorded in.", "kind", "mode")
         self.tokens_refused = counter(
             "tokens_refused",
-            "Tokens that did not open; reason: malformed, unknown_key, forged, revoked or wrong_kind.",
+            "Tokens that did not open; reason: malformed, unknown_key, forged, revoked, wrong_kind or, before the"
+            " first settings were loaded, no_settings.",
             "kind",
             "reason",
         )

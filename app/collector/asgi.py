@@ -1,0 +1,139 @@
+"""The plain ASGI lane: a small class answers /c/ and /o/, Starlette's router serves everything else.
+
+Invariant: a tracking request is answered with what the collector says, byte for byte, after its hit is as durable as
+the settings promise; whatever else goes wrong, no answer tells more than one short line.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from ..config import Settings
+from ..journal.writer import Loss
+from ..logs import place_of
+from ..metrics import CONTENT_TYPE, Metrics
+from .answer import CLICK_PATH, OPEN_PATH, Answer
+from .collector import Collector
+
+_log = structlog.get_logger()
+
+Readiness = Callable[[], Sequence[str]]
+"""The words for what keeps this process from doing all its work; empty: ready."""
+
+JournalDurable = Callable[[], Awaitable[bool]]
+"""Waits until everything appended before the call is on the disk; False when the disk refused."""
+
+_TRACKING = (CLICK_PATH, OPEN_PATH)
+_PLAIN = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-robots-tag": "noindex"}
+
+
+class TrackingLane:
+    """Answers paths below /c/ and /o/; every other path and kind of connection goes to `elsewhere`."""
+
+    def __init__(self, collector: Collector, elsewhere: ASGIApp, journal_durable: JournalDurable | None) -> None:
+        self._collector = collector
+        self._elsewhere = elsewhere
+        self._journal_durable = journal_durable
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = _raw_path(scope)
+            if path.startswith(_TRACKING):
+                await _send(send, await self._answer(scope, path))
+                return
+        await self._elsewhere(scope, receive, send)
+
+    async def _answer(self, scope: Scope, path: bytes) -> Answer:
+        client = scope.get("client")
+        request = (scope["method"], path, scope["headers"], client[0] if client else None)
+        if self._journal_durable is None:
+            return self._collector.handle(*request)
+        made = self._collector.take(*request)
+        if made.hit is not None and not await self._is_durable(self._journal_durable):
+            made = self._collector.lose(made, Loss.WRITE_ERROR)
+        self._collector.count(made)
+        return made
+
+    async def _is_durable(self, journal_durable: JournalDurable) -> bool:
+        try:
+            return await journal_durable()
+        except Exception as error:
+            self._collector.tell_fault(error)
+            return False
+
+
+async def _send(send: Send, made: Answer) -> None:
+    await send({"type": "http.response.start", "status": made.status, "headers": made.headers})
+    await send({"type": "http.response.body", "body": made.body})
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path's bytes as they came, below the path that the server was mounted on."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
+    root = scope.get("root_path")
+    return path.removeprefix(root.encode("utf-8", "replace")) if root else path
+
+
+def public_app(
+    collector: Collector,
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    *,
+    journal_durable: JournalDurable | None = None,
+    lifespan: Lifespan[Any] | None = None,
+) -> ASGIApp:
+    """The public port's application. `journal_durable` is given where answers wait for the disk."""
+    routes = [Route("/robots.txt", _robots), *_health_routes(readiness)]
+    if settings.metrics_public:
+        routes.append(_metrics_route(metrics))
+    # The router alone: Starlette's error pages and its redirects to other spellings of a path are not for the public.
+    router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    return TrackingLane(collector, router, journal_durable)
+
+
+def private_app(metrics: Metrics, readiness: Readiness) -> Starlette:
+    """The private port's application: metrics and health."""
+    return Starlette(routes=[_metrics_route(metrics), *_health_routes(readiness)])
+
+
+def _health_routes(readiness: Readiness) -> list[BaseRoute]:
+    async def readyz(_: Request) -> Response:
+        try:
+            problems = list(readiness())
+        except Exception as error:
+            _log.error("readiness could not be told", fault=place_of(error))
+            problems = ["fault"]
+        status = 503 if problems else 200
+        return JSONResponse({"ready": not problems, "problems": problems}, status, _PLAIN)
+
+    return [Route("/livez", _livez), Route("/readyz", readyz)]
+
+
+async def _livez(_: Request) -> Response:
+    return PlainTextResponse("alive\n", headers=_PLAIN)
+
+
+async def _robots(_: Request) -> Response:
+    return PlainTextResponse("User-agent: *\nDisallow: /\n")
+
+
+def _metrics_route(metrics: Metrics) -> Route:
+    # Not async: reading the files of all processes must not hold up the loop, so Starlette runs it in a thread.
+    def render(_: Request) -> Response:
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    return Route("/metrics", render)
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    await PlainTextResponse("Not found\n", 404, _PLAIN)(scope, receive, send)

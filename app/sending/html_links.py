@@ -1,0 +1,330 @@
+"""Links in HTML and plain text: found by their offset in the source and spliced; every other character stays.
+
+Invariant: besides the replaced URLs, the removed opt-out attributes and the pixel, the result is the source, character
+by character. Nothing here raises, whatever the source is, and the work is linear in its length. Pure: no I/O.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from html import escape
+from urllib.parse import unquote
+
+from ..errors import DestinationRefused
+from ..tracking.destinations import normalise
+from .html_tags import Attribute, Tag, Text, decode_attribute, tokenize
+
+MAX_LABEL_LENGTH = 80
+MAX_BASE_LENGTH = 1_000
+"""Longest base in characters: it is part of every relative link's destination, each of which is judged in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A trackable link: its normalised destination, and what the reader sees of it ("" if nothing)."""
+
+    destination: str
+    label: str
+
+
+Track = Callable[[Link], str | None]
+"""Called once per trackable link in document order; gives the tracked URL (ASCII), None leaves the link as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """`untouched` counts the links left as they were by reason: opted_out, unsubscribe, scheme, anchor, relative,
+    placeholder, declined, invalid or too_long."""
+
+    text: str
+    tracked: int
+    untouched: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The characters from `start` to `end` become `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(slots=True)
+class Changes:
+    """What rewriting would change: edits in ascending order that do not overlap."""
+
+    edits: list[Edit] = field(default_factory=list)
+    tracked: int = 0
+    untouched: Counter[str] = field(default_factory=Counter)
+
+    def apply(self, source: str) -> Rewritten:
+        """The source with all edits made."""
+        pieces, position = [], 0
+        for edit in self.edits:
+            pieces += [source[position : edit.start], edit.text]
+            position = edit.end
+        return Rewritten("".join([*pieces, source[position:]]), self.tracked, self.untouched)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How links are read: `leave` are normalised URLs that stay (List-Unsubscribe), `base` is `<base href>`."""
+
+    encoding: str = "utf-8"
+    leave: frozenset[str] = frozenset()
+    app_schemes: frozenset[str] = frozenset()
+    base: str | None = None
+
+    def judge(self, url: str, context: str) -> tuple[str, str]:
+        """(destination, "") of a link to track, ("", reason) of one to leave; `context` is the text it goes with."""
+        if _PLACEHOLDER.search(url) or _LEADING_PLACEHOLDER.match(url.lstrip()):
+            return "", "placeholder"
+        if url.strip("\t\n\f\r ")[:1] in ("", "#"):
+            return "", "anchor"
+        try:
+            destination = normalise(url, base=self.base, encoding=self.encoding, app_schemes=self.app_schemes)
+        except DestinationRefused as refused:
+            return "", "invalid" if refused.reason == "no_host" else refused.reason
+        if destination in self.leave or _unsubscribes(unquote(destination)) or _unsubscribes(context):
+            return "", "unsubscribe"
+        return destination, ""
+
+
+def rewrite_html(
+    source: str,
+    track: Track,
+    pixel_url: str | None,
+    *,
+    encoding: str = "utf-8",
+    leave: frozenset[str] = frozenset(),
+    app_schemes: frozenset[str] = frozenset(),
+) -> Rewritten:
+    """Tracks the links of an HTML document and puts the pixel in; `encoding` is the document's."""
+    return change_html(source, track, pixel_url, Rules(encoding, leave, app_schemes)).apply(source)
+
+
+def rewrite_text(
+    source: str,
+    track: Track,
+    *,
+    encoding: str = "utf-8",
+    leave: frozenset[str] = frozenset(),
+    app_schemes: frozenset[str] = frozenset(),
+) -> Rewritten:
+    """Tracks the bare http and https URLs of a plain text. Labels are "": the text around is the recipient's."""
+    return change_text(source, track, Rules(encoding, leave, app_schemes)).apply(source)
+
+
+def pixel_tag(url: str) -> str:
+    """The pixel's HTML. Not `display:none`: some mail programs do not load what is not displayed."""
+    return f'<img src="{escape(url)}" width="1" height="1" alt="" style="border:0;width:1px;height:1px">'
+
+
+def change_html(source: str, track: Track, pixel_url: str | None, rules: Rules) -> Changes:
+    """The changes that `rewrite_html` makes."""
+    document = _read(source)
+    if document.base:
+        rules = Rules(rules.encoding, rules.leave, rules.app_schemes, _base(document.base, rules))
+    changes = Changes()
+    for anchor in document.anchors:
+        opt_outs = [attribute for attribute in anchor.tag.attributes if _opts_out(source, attribute)]
+        changes.edits += [_removal(source, attribute) for attribute in opt_outs]
+        if (href := anchor.tag.attribute("href")) is None:
+            continue
+        label = anchor.shown_label()
+        url = decode_attribute(source[href.value_start : href.value_end])
+        destination, reason = ("", "opted_out") if opt_outs else rules.judge(url, label)
+        if not reason and (tracked := track(Link(destination, label))) is not None:
+            changes.edits.append(_replacement(source, href, tracked))
+            changes.tracked += 1
+        else:
+            changes.untouched[reason or "declined"] += 1
+    if pixel_url is not None:
+        changes.edits.append(Edit(document.pixel_at, document.pixel_at, pixel_tag(pixel_url)))
+    changes.edits.sort(key=lambda edit: edit.start)
+    return changes
+
+
+def change_text(source: str, track: Track, rules: Rules) -> Changes:
+    """The changes that `rewrite_text` makes."""
+    changes = Changes()
+    previous_end = 0
+    for match in _TEXT_URL.finditer(source):
+        start, end = match.span()
+        if source[start - 1 : start] != "<" or source[end : end + 1] != ">":
+            end = start + _length_without_trailing(match[0])
+        context = source[max(previous_end, start - _CONTEXT_LENGTH) : start].rstrip(_BEFORE_URL)
+        destination, reason = rules.judge(source[start:end], context[context.rfind("\n") + 1 :])
+        if not reason and (tracked := track(Link(destination, ""))) is not None:
+            changes.edits.append(Edit(start, end, tracked))
+            changes.tracked += 1
+        else:
+            changes.untouched[reason or "declined"] += 1
+        previous_end = end
+    return changes
+
+
+# --- HTML --------------------------------------------------------------------------------------------------------
+
+_UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]")
+_ALWAYS_OPT_OUT = frozenset(
+    {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
+)
+_VALUE_OPT_OUT = {"clicktracking": "off", "data-msys-clicktrack": "0"}
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]+")
+_MAX_LABEL_SOURCE = 1_000
+
+
+@dataclass(slots=True)
+class _Anchor:
+    tag: Tag
+    seen: list[str] = field(default_factory=list)
+    seen_length: int = 0
+    fallback: str = ""  # title, alt or name
+
+    def shown_label(self) -> str:
+        for text in ("".join(self.seen), self.fallback):
+            label = " ".join(_UNSHOWN.sub(" ", decode_attribute(text)).split())
+            if label:
+                return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
+        return ""
+
+    def see(self, text: str) -> None:
+        if self.seen_length < _MAX_LABEL_SOURCE:
+            self.seen.append(text[:_MAX_LABEL_SOURCE])
+            self.seen_length += len(self.seen[-1])
+
+
+@dataclass(slots=True)
+class _Document:
+    anchors: list[_Anchor]
+    base: str | None
+    pixel_at: int
+
+
+def _read(source: str) -> _Document:
+    document = _Document([], None, len(source))
+    ends: dict[str, int] = {}
+    # What is hidden in a conditional comment is no label of a link outside of it, and the other way round.
+    open_anchors: dict[bool, _Anchor] = {}
+    for token in tokenize(source):
+        label_of = open_anchors.get(token.hidden)
+        if isinstance(token, Text):
+            if label_of:
+                label_of.see(source[token.start : token.end])
+        elif token.closing:
+            if label_of and token.name == label_of.tag.name:
+                del open_anchors[token.hidden]
+            if token.name in ("body", "html") and not token.hidden:
+                ends[token.name] = token.start
+        elif token.name in ("a", "area") or token.name.startswith("v:"):
+            anchor = _Anchor(token, fallback=_first_value(source, token, "title", "alt", "name"))
+            document.anchors.append(anchor)
+            if token.name == "a" or (token.attribute("href") and _may_have_content(source, token)):
+                open_anchors[token.hidden] = anchor
+        elif token.name == "base" and document.base is None and not token.hidden:
+            document.base = _first_value(source, token, "href") or None
+        elif label_of:
+            label_of.see(" ")
+            if token.name == "img":
+                label_of.see(_first_value(source, token, "alt"))
+    document.pixel_at = ends.get("body", ends.get("html", len(source)))
+    return document
+
+
+def _may_have_content(source: str, tag: Tag) -> bool:
+    return tag.name != "area" and source[tag.end - 2] != "/"
+
+
+def _first_value(source: str, tag: Tag, *names: str) -> str:
+    values = (source[at.value_start : at.value_end] for name in names if (at := tag.attribute(name)))
+    return next((value for value in values if value), "")
+
+
+def _base(href: str, rules: Rules) -> str | None:
+    try:
+        base = normalise(decode_attribute(href), encoding=rules.encoding)
+    except DestinationRefused:
+        return None
+    return base if len(base) <= MAX_BASE_LENGTH else None
+
+
+def _opts_out(source: str, attribute: Attribute) -> bool:
+    if attribute.name in _ALWAYS_OPT_OUT:
+        return True
+    value = source[attribute.value_start : attribute.value_end].strip().lower()
+    return _VALUE_OPT_OUT.get(attribute.name) == value
+
+
+def _removal(source: str, attribute: Attribute) -> Edit:
+    """Takes the attribute out with the space before it, unless that is all that parts its neighbours.
+
+    A following `/` would become part of an unquoted value before it.
+    """
+    start = attribute.start
+    if source[attribute.end] in "\t\n\f\r >":
+        while source[start - 1] in "\t\n\f\r ":
+            start -= 1
+    return Edit(start, attribute.end, "")
+
+
+def _replacement(source: str, href: Attribute, url: str) -> Edit:
+    value = escape(url)
+    quoted = href.value_end < href.end
+    if not quoted and _UNSAFE_UNQUOTED.search(value):
+        value = f'"{value}"'
+    return Edit(href.value_start, href.value_end, value)
+
+
+# --- plain text --------------------------------------------------------------------------------------------------
+
+_TEXT_URL = re.compile(r"(?<![A-Za-z0-9+.-])https?://[^\s<>\"\x00-\x20\x7f]+", re.I)
+_TRAILING = frozenset(".,;:!?'*|”“’‘»«›‹…。，、")
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
+_CONTEXT_LENGTH = 200
+_BEFORE_URL = " \t\r\n<(["
+
+
+def _length_without_trailing(url: str) -> int:
+    """Without the sentence's punctuation; a closing bracket stays if the URL opened it: `…/Foo_(bar)`."""
+    surplus = {close: url.count(close) - url.count(opening) for close, opening in _BRACKETS.items()}
+    length = len(url)
+    while length:
+        last = url[length - 1]
+        if last in _BRACKETS:
+            if surplus[last] <= 0:
+                break
+            surplus[last] -= 1
+        elif last not in _TRAILING:
+            break
+        length -= 1
+    return length
+
+
+# --- what stays as it is -----------------------------------------------------------------------------------------
+
+# Placeholders of mailing systems that are still to be filled: a sealed destination could not be filled any more.
+_PLACEHOLDER = re.compile(r"\{\{|\{%|\$\{|<%|\[%[ -]|\[\[|\*\||%%[A-Za-z_][^%\s]*+%%")
+# Single-character forms count as the whole URL, its scheme or host only; `%e4%b8` in a host is an encoded letter.
+_LEADING_PLACEHOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?[/\\]*(?:\{[\w$.]|%[a-z_]\w{2,}%|\[[a-z_][\w.-]*\])", re.I)
+
+# "Unsubscribe" as it stands in link texts and URLs: English, German, French, Spanish, Italian, Dutch, Scandinavian,
+# Portuguese, Polish, Czech. Compared without case and accents. Too much is harmless here: such a link just stays.
+_UNSUBSCRIBE = re.compile(
+    r"unsubscri|abmeld|abbestell|austragen|(?<![a-z])opt[-_ ]?out(?![a-z])|desinscri|desabonn|se desinscrire"
+    r"|darse de baja|cancelar (?:la |a )?(?:suscripcion|inscricao)|disiscri|annulla(?:re)? (?:l')?iscrizione"
+    r"|uitschrijv|afmeld|avmeld|avregistrer|avprenumerera|wypisz|odhlasit"
+)
+
+
+def _unsubscribes(text: str) -> bool:
+    if not text.isascii():
+        text = "".join(_without_accents(text))
+    return _UNSUBSCRIBE.search(text.casefold()) is not None
+
+
+def _without_accents(text: str) -> Iterator[str]:
+    return (character for character in unicodedata.normalize("NFKD", text) if not unicodedata.combining(character))

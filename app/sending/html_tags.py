@@ -1,0 +1,166 @@
+"""The tags and texts of an HTML document with their exact offsets, found as the standard's tokenizer finds them.
+
+Invariant: one forward pass; the offsets of what is yielded grow; the work is linear in the document's length whatever
+is in it. Source: https://html.spec.whatwg.org/multipage/parsing.html#tokenization. One addition: what mail programs
+read in conditional comments (`<!--[if mso]> … <![endif]-->`) is tokenized too, marked `hidden`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.entities import html5
+
+_SPACE = r"\t\n\f\r "
+_MARKUP = re.compile(rf"<(?:!--|[!?]|(/?)([A-Za-z][^{_SPACE}/>]*+)|/)")
+_CONDITION = re.compile(r"<!--\s*+\[if\b[^\]>]*+\]>", re.I)
+_COMMENT_END = re.compile(r"--!?>")
+_ATTRIBUTE = re.compile(
+    rf"[{_SPACE}/]*+(?:>|(?P<name>=[^{_SPACE}/>=]*+|[^{_SPACE}/>=]++)(?P<equals>[{_SPACE}]*+=[{_SPACE}]*+)?+)"
+)
+_UNQUOTED = re.compile(rf"[^{_SPACE}>]++")
+_RAW_TEXT = {
+    name: re.compile(rf"</{name}(?=[{_SPACE}/>])", re.I)
+    for name in ("script", "style", "title", "textarea", "xmp", "iframe", "noembed", "noframes")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute. `start:end` is all of it, `value_start:value_end` its raw value without the quotes."""
+
+    name: str  # lower case
+    start: int
+    end: int
+    value_start: int
+    value_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A start or end tag; `hidden` means: in a conditional comment."""
+
+    name: str  # lower case
+    closing: bool
+    start: int
+    end: int
+    attributes: tuple[Attribute, ...]
+    hidden: bool
+
+    def attribute(self, name: str) -> Attribute | None:
+        """The first attribute of this name; the standard drops the later ones."""
+        return next((attribute for attribute in self.attributes if attribute.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A run of text with its character references undecoded."""
+
+    start: int
+    end: int
+    hidden: bool
+
+
+def tokenize(source: str) -> Iterator[Tag | Text]:
+    """Tags and texts in document order; comments and the content of script, style, title and the like are left out."""
+    position, limit, resume = 0, len(source), len(source)
+    hidden = False
+    while True:
+        if position >= limit:
+            if not hidden:
+                return
+            position, limit, hidden = resume, len(source), False
+            continue
+        start = source.find("<", position, limit)
+        if start != position:
+            yield Text(position, limit if start < 0 else start, hidden)
+            position = limit if start < 0 else start
+            continue
+        markup = _MARKUP.match(source, position, limit)
+        if markup is None:  # a lone `<` is text
+            yield Text(position, position + 1, hidden)
+            position += 1
+        elif markup[2]:
+            attributes, position = _read_attributes(source, markup.end(), limit)
+            if attributes is not None:
+                name = markup[2].lower()
+                yield Tag(name, bool(markup[1]), start, position, attributes, hidden)
+                if not markup[1]:
+                    position = _skip_raw_text(source, name, position, limit)
+        elif markup[0] == "<!--":
+            # Inside a comment no other one ends: looking again for an end there would be quadratic work.
+            content_end, comment_end = (limit, limit) if hidden else _comment_end(source, position)
+            condition = _CONDITION.match(source, position, content_end)
+            if condition is None:
+                position = comment_end
+            else:
+                position = condition.end()
+                if not hidden:
+                    limit, resume, hidden = content_end, comment_end, True
+        else:
+            close = source.find(">", position, limit)
+            position = limit if close < 0 else close + 1
+
+
+def _comment_end(source: str, start: int) -> tuple[int, int]:
+    """Where the content of the comment at `start` ends, and where the comment does."""
+    for empty in ("<!-->", "<!--->"):
+        if source.startswith(empty, start):
+            return start + len(empty), start + len(empty)
+    end = _COMMENT_END.search(source, start + 4)
+    return (end.start(), end.end()) if end else (len(source), len(source))
+
+
+def _read_attributes(source: str, position: int, limit: int) -> tuple[tuple[Attribute, ...] | None, int]:
+    """The attributes up to the tag's `>` and where the tag ends; (None, limit) if the document ends before it."""
+    attributes: list[Attribute] = []
+    while match := _ATTRIBUTE.match(source, position, limit):
+        position = match.end()
+        if match["name"] is None:
+            return tuple(attributes), position
+        value_start = value_end = position
+        if match["equals"]:
+            if position >= limit:
+                break
+            quote = source[position]
+            if quote in "\"'":
+                value_start, value_end = position + 1, source.find(quote, position + 1, limit)
+                if value_end < 0:
+                    break
+                position = value_end + 1
+            elif unquoted := _UNQUOTED.match(source, position, limit):
+                position = value_end = unquoted.end()
+        attributes.append(Attribute(match["name"].lower(), match.start("name"), position, value_start, value_end))
+    return None, limit
+
+
+def _skip_raw_text(source: str, name: str, position: int, limit: int) -> int:
+    if name == "plaintext":
+        return limit
+    if name not in _RAW_TEXT:
+        return position
+    end_tag = _RAW_TEXT[name].search(source, position, limit)
+    return end_tag.start() if end_tag else limit
+
+
+_REFERENCE = re.compile(r"&(?:#(?:[xX]([0-9A-Fa-f]++)|([0-9]++));?|([A-Za-z][A-Za-z0-9]*+;?))(=?)")
+
+
+def decode_attribute(raw: str) -> str:
+    """The value of an attribute as the standard decodes it: `&copy=1` and `&copyright` stay, `&copy;=1` does not."""
+    return _REFERENCE.sub(_decode_reference, raw.replace("\0", "\ufffd")) if "&" in raw or "\0" in raw else raw
+
+
+def _decode_reference(match: re.Match[str]) -> str:
+    hexadecimal, decimal, name, equals = match.groups()
+    if name:
+        # Without its semicolon a name counts for historical reasons only, and not before `=` or a letter or digit.
+        if name in html5 and (name.endswith(";") or not equals):
+            return html5[name] + equals
+        return match[0]
+    digits = (hexadecimal or decimal).lstrip("0")
+    code = int(digits or "0", 16 if hexadecimal else 10) if len(digits) <= 7 else 0
+    if 0x80 <= code <= 0x9F:
+        return (bytes([code]).decode("cp1252", "ignore") or chr(code)) + equals
+    if code == 0 or code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+        return "\ufffd" + equals
+    return chr(code) + equals

@@ -1,0 +1,214 @@
+"""Links described without personal values: what the table `links` may know of a destination.
+
+Invariant: no value, fragment, userinfo or recipient's id of a destination is in its pattern. Where a word could be
+somebody's, `{value}` stands instead: a pattern too coarse is harmless, a pattern too fine is a leak.
+"""
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from urllib.parse import unquote
+
+from ada_url import URL
+
+PLACEHOLDER = "{value}"
+MAX_PATTERN_LENGTH = 1_000
+"""Longest pattern in characters: it must fit into a PostgreSQL index entry (2,704 bytes)."""
+
+_SHORT = 4  # ids below this length count only where they stand alone: "7" is in half of all words
+
+_EMAIL = re.compile(r"[^\s@/]@[^\s@/]")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
+_DIGIT_RUN = re.compile(r"\d{5}")
+_HEX_BLOB = re.compile(r"(?<![0-9a-z])[0-9a-f]{16,}(?![0-9a-z])", re.I)
+_WORD = re.compile(r"[^\W_]+")
+_SWITCH = re.compile(r"(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")
+_PIECE = re.compile(r"\d+|[A-Z]+[a-z]*|[a-z]+|[^A-Za-z\d]+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+
+
+def pattern_of(destination: str, recipient: str | None = None) -> str:
+    """Scheme, host, path and parameter names of a normalised destination, in ASCII.
+
+    Values, userinfo and fragment are left out. Host labels, path segments and names that contain the recipient's id
+    (plain, percent-encoded, base64, hex, MD5, SHA-1, SHA-256) or look like a personal value are `{value}`.
+    """
+    try:
+        url = URL(destination)
+    except ValueError:
+        return PLACEHOLDER
+    host = url.hostname if url.hostname.startswith("[") else _join(".", url.hostname, recipient)
+    if url.hostname.startswith("[") and _is_personal(host, recipient):
+        host = PLACEHOLDER
+    port = f":{url.port}" if url.port else ""
+    authority = f"//{host}{port}" if url.hostname else ""
+    path = "/".join([_describe_segment(segment, recipient) for segment in url.pathname.split("/")])
+    names = [_describe_name(part, recipient) for part in url.search[1:].split("&") if part]
+    pattern = f"{url.protocol}{authority}{path}{'?' if names else ''}{'&'.join(names)}".replace(" ", "%20")
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        pattern = pattern[: MAX_PATTERN_LENGTH - len(PLACEHOLDER)] + PLACEHOLDER
+    return pattern
+
+
+class LinkRegister:
+    """The links of one mail as (pattern, occurrence) entries; make a new one for every mail.
+
+    Counting by pattern keeps a link's number when a conditional block before it is missing. Use: ask `entry` for
+    every link of the mail in document order; let the store number `unknown` in one statement; mint with those
+    numbers. Without a store a link's number is its place in `entries`, from 1.
+    """
+
+    def __init__(self, known: Mapping[tuple[str, int], int]) -> None:
+        self.known = known
+        self.entries: list[tuple[str, int]] = []
+        self._occurrences: Counter[str] = Counter()
+
+    def entry(self, pattern: str) -> tuple[str, int]:
+        """The next (pattern, occurrence) of this mail; occurrences count from 1."""
+        self._occurrences[pattern] += 1
+        entry = (pattern, self._occurrences[pattern])
+        self.entries.append(entry)
+        return entry
+
+    @property
+    def unknown(self) -> list[tuple[str, int]]:
+        """The entries asked for that have no number yet, in document order."""
+        return [entry for entry in self.entries if entry not in self.known]
+
+
+def _join(separator: str, text: str, recipient: str | None) -> str:
+    return separator.join([PLACEHOLDER if _is_personal(part, recipient) else part for part in text.split(separator)])
+
+
+def _describe_segment(segment: str, recipient: str | None) -> str:
+    """A path segment; of path parameters (`list;jsessionid=…`, `id=…`) only the names stay."""
+    if "=" not in segment.rstrip("="):
+        return PLACEHOLDER if _is_personal(segment, recipient) else segment
+    described = []
+    for part in segment.split(";"):
+        name, equals, _ = part.partition("=")
+        described.append((PLACEHOLDER if _is_personal(name, recipient) else name) + (equals and "=" + PLACEHOLDER))
+    return ";".join(described)
+
+
+def _describe_name(part: str, recipient: str | None) -> str:
+    """A parameter's name. An encoded `=` or `&` in it is a whole query packed into one name."""
+    name = part.partition("=")[0]
+    packed = any("=" in view or "&" in view for view in _decodings(name))
+    return PLACEHOLDER if packed or _is_personal(name, recipient) else name
+
+
+def _is_personal(text: str, recipient: str | None) -> bool:
+    """Whether a host label, path segment or name could be somebody's."""
+    views = set(_views(text))
+    if any(_looks_personal(view) for view in views):
+        return True
+    return bool(recipient) and any(_names_recipient(view, _recipient_forms(recipient)) for view in views)
+
+
+def _decodings(text: str) -> Iterator[str]:
+    """The text and what is left after taking off up to three layers of percent-encoding."""
+    for _ in range(4):
+        yield text
+        text = unquote(text)
+
+
+def _views(text: str) -> Iterator[str]:
+    """All readings of a text: percent-decoded, with `+` as a space, and out of punycode, hex and base64."""
+    for view in _decodings(text):
+        yield view
+        yield view.replace("+", " ")
+        if view.startswith("xn--"):
+            yield from _readable(view[4:], lambda label: label.encode().decode("punycode"))
+        if len(view) >= 4:
+            yield from _readable(view, lambda blob: bytes.fromhex(blob).decode())
+            yield from _readable(view, lambda blob: _unbase64(blob).decode())
+
+
+def _readable(text: str, decode: Callable[[str], str]) -> Iterator[str]:
+    try:
+        decoded = decode(text)
+    except ValueError:
+        return
+    if decoded.isprintable():
+        yield decoded
+
+
+def _unbase64(text: str) -> bytes:
+    if not _BASE64.fullmatch(text):
+        raise ValueError("not base64")
+    stripped = text.rstrip("=").replace("+", "-").replace("/", "_")
+    return base64.urlsafe_b64decode(stripped + "=" * (-len(stripped) % 4))
+
+
+def _looks_personal(text: str) -> bool:
+    if _EMAIL.search(text) or _UUID.search(text) or _DIGIT_RUN.search(text) or _HEX_BLOB.search(text):
+        return True
+    if sum(character.isdigit() for character in text) >= 9:  # a telephone or card number in groups
+        return True
+    # `iphone15` is a word, `k4m7p2` is an id, and so is `AB12-CD34-EF56`.
+    switches = {word: len(_SWITCH.findall(word)) for word in _WORD.findall(text)}
+    if sum(count > 0 for count in switches.values()) >= 3:
+        return True
+    return any(count >= (2 if len(word) >= 12 else 3) for word, count in switches.items()) or _is_blob(text)
+
+
+def _is_blob(text: str) -> bool:
+    """Base64 and its like: 16 characters or more that change case and kind every few characters, or hide a text."""
+    for blob in (*_WORD.findall(text), text):
+        if len(blob) < 16 or not _BASE64.fullmatch(blob):
+            continue
+        if len(blob) >= 40 and blob.isalnum():
+            return True
+        if blob.lower() != blob and len(blob) / len(_PIECE.findall(blob)) < 3:
+            return True
+        if any(_readable(blob, lambda candidate: _unbase64(candidate).decode())):
+            return True
+    return False
+
+
+def _names_recipient(text: str, forms: tuple[frozenset[str], frozenset[str]]) -> bool:
+    anywhere, standing_alone = forms
+    folded = text.casefold()
+    if any(form in folded for form in anywhere):
+        return True
+    return any(_stands_alone(form, folded) or _stands_alone(form, text) for form in standing_alone)
+
+
+def _stands_alone(form: str, text: str) -> bool:
+    """Whether `form` is in the text with nothing of its ends' own kind (digit, letter) beside it."""
+    start = text.find(form)
+    while start >= 0:
+        end = start + len(form)
+        before, after = text[start - 1 : start] if start else "", text[end : end + 1]
+        if not (_same_kind(before, form[0]) or _same_kind(form[-1], after)):
+            return True
+        start = text.find(form, start + 1)
+    return False
+
+
+def _same_kind(one: str, other: str) -> bool:
+    return (one.isdigit() and other.isdigit()) or (one.isalpha() and other.isalpha())
+
+
+@lru_cache(maxsize=16)
+def _recipient_forms(recipient: str) -> tuple[frozenset[str], frozenset[str]]:
+    """What a recipient's id may look like in a URL: case-folded forms to be found anywhere, forms that stand alone."""
+    recipient = recipient.strip()
+    local_part = recipient.partition("@")[0]
+    plain = {recipient.casefold()} | ({local_part.casefold()} if len(local_part) > _SHORT else set())
+    exact, folded = set(), set()
+    for spelling in {recipient, recipient.lower(), recipient.upper()}:
+        data = spelling.encode(errors="replace")
+        digests = [hashlib.new(name, data, usedforsecurity=False).digest() for name in ("md5", "sha1", "sha256")]
+        for encoded in (data, *digests):
+            blobs = {base64.b64encode(encoded).decode(), base64.urlsafe_b64encode(encoded).decode()}
+            exact |= {blob.rstrip("=") for blob in blobs}
+            folded.add(encoded.hex())
+    anywhere = {form for form in plain | folded if len(form) >= _SHORT}
+    anywhere |= {blob.casefold() for blob in exact if len(blob) >= 2 * _SHORT}
+    alone = {form for form in plain | folded | exact if form and len(form) < 2 * _SHORT} - anywhere
+    return frozenset(anywhere), frozenset(alone)
