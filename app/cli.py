@@ -1,0 +1,30 @@
+"""The command line: `mailtrail …`, in a checkout `python -m app …`.
+
+Invariant: an error that a person can mend is one clear line on stderr with the exit code of its class, never a
+traceback.
+"""
+
+import sys
+
+import click
+
+from . import __version__
+from .errors import MailtrailError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Tracks opens and clicks of e-mails, and records only what the settings allow."""
+
+
+def main() -> None:
+    """The program's entry."""
+    try:
+        cli(prog_name="mailtrail")
+    except MailtrailError as error:
+        click.echo(f"mailtrail: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        sys.exit(1)
