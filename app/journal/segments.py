@@ -16,6 +16,7 @@ from ..tracking.modes import Mode
 
 WRITER_LOCK = "writer.lock"
 SHIPPER_LOCK = "shipper.lock"
+SEGMENT_GLOB = "*.seg"
 
 
 class Stream(Enum):

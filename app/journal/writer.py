@@ -1,12 +1,15 @@
 """The journal's writing side: a hit is in the file before its answer leaves.
 
-Invariants: a writer makes its own directory and never appends to one it finds; one `write` a hit; a failed or partial
-write never leaves half a line in front of a whole one; the journal never grows beyond its bound; a hit that could not
-be written is a `Loss` with its reason, never an exception towards the recipient.
+Invariants: a writer makes its own directory and never appends to one it finds; one `write` a hit, and nothing else that
+waits for the disk; a failed or partial write never leaves half a line in front of a whole one; the writer never
+writes more than its `room`; a hit that could not be written is a `Loss` with its reason, never an exception towards the
+recipient.
 """
 
 import os
 import secrets
+import time
+from collections import deque
 from enum import Enum
 from pathlib import Path
 
@@ -23,10 +26,14 @@ class Loss(Enum):
 
 
 class JournalWriter:
-    """One collector's journal. Not for use by several threads, save `sync`."""
+    """One collector's journal. Not for use by several threads, save `sync`, which one thread may call.
+
+    `room` is what may still be written, in bytes: whoever watches over all journals renews it. `written` counts what was
+    written so far; `last_loss` is the last hit's that could not be, with the monotonic second of `lost_at`.
+    """
 
     def __init__(self, journals: Path, *, segment_bytes: int, max_bytes: int) -> None:
-        """Makes a new directory below `journals`; `max_bytes` bounds what this writer has written in all."""
+        """Makes a new directory below `journals`."""
         self.id = secrets.token_hex(8)
         self.directory = journals / self.id
         self.directory.mkdir(mode=0o700, parents=True)
@@ -34,27 +41,35 @@ class JournalWriter:
         assert descriptor is not None, "a directory made a moment ago has no other writer"
         self._lock = descriptor
         self._segment_bytes = segment_bytes
-        self._max_bytes = max_bytes
-        self._written = 0
+        self.room = max_bytes
+        self.written = 0
+        self.last_loss: Loss | None = None
+        self.lost_at = float("-inf")
         self._streams = {stream: _StreamFile(self.directory, stream) for stream in Stream}
+        for made in (self.directory, journals):
+            _sync_directory(made)
 
     def append(self, hit: Hit) -> Loss | None:
         """Writes the hit; None when it is in the file, else why it is not."""
         line = encode_line(hit)
-        if self._written + len(line) > self._max_bytes:
-            return Loss.JOURNAL_FULL
+        if len(line) > self.room:
+            return self._lose(Loss.JOURNAL_FULL)
         stream = self._streams[Stream.of(hit.mode)]
         try:
             if stream.torn or (stream.size and stream.size + len(line) > self._segment_bytes):
                 stream.rotate()
             stream.write(line)
         except OSError:
-            return Loss.WRITE_ERROR
-        self._written += len(line)
+            return self._lose(Loss.WRITE_ERROR)
+        self.room -= len(line)
+        self.written += len(line)
         return None
 
     def sync(self) -> None:
-        """Waits until everything written so far is on the disk; OSError when the disk refuses."""
+        """Waits until everything written before the call is on the disk; OSError when the disk refuses.
+
+        It blocks for milliseconds: call it from a thread, only one at a time.
+        """
         for stream in self._streams.values():
             stream.sync()
 
@@ -67,15 +82,24 @@ class JournalWriter:
                 stream.close()
             os.close(self._lock)
 
+    def _lose(self, loss: Loss) -> Loss:
+        self.last_loss, self.lost_at = loss, time.monotonic()
+        return loss
+
 
 class _StreamFile:
-    """The stream's open segment; `torn` says that half a line could not be cut off, so that a new one must begin."""
+    """The stream's open segment; `torn` says that half a line could not be cut off, so that a new one must begin.
+
+    Full segments wait in `_full` for the thread that syncs: only that thread closes them, so that no descriptor is ever
+    closed, and its number used again, under a sync.
+    """
 
     def __init__(self, directory: Path, stream: Stream) -> None:
         self._directory = directory
         self._stream = stream
         self._number = 0
         self._descriptor = -1
+        self._full: deque[int] = deque()
         self.size = 0
         self.torn = False
         self._open_next()
@@ -88,11 +112,8 @@ class _StreamFile:
     def rotate(self) -> None:
         full = self._descriptor
         self._open_next()
+        self._full.append(full)
         self.torn = False
-        try:
-            os.fdatasync(full)
-        finally:
-            os.close(full)
 
     def write(self, line: bytes) -> None:
         written = 0
@@ -110,6 +131,21 @@ class _StreamFile:
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
+        fulls = len(self._full)  # the next call takes what gets full meanwhile, so that its directory entry is synced
+        if fulls:
+            _sync_directory(self._directory)  # a rotation made a file: its name must survive too
+        for _ in range(fulls):
+            os.fdatasync(self._full[0])
+            os.close(self._full.popleft())
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        for descriptor in (*self._full, self._descriptor):
+            os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,142 @@
+"""The thread beside a writer: everything about a journal that waits for the disk, so that no answer does.
+
+It syncs what was written every 100 ms (durability `process`), or as soon as answers wait for it (`disk`): all that wait
+at that moment share one fdatasync. Once a second it measures all journals of the data directory and renews the writer's
+room. Invariant: `durable` gives True only for hits that a successful sync has covered.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import structlog
+
+from ..logs import place_of
+from .segments import SEGMENT_GLOB
+from .writer import JournalWriter
+
+SYNC_SECONDS = 0.1
+MEASURE_SECONDS = 1.0
+TROUBLE_SECONDS = 10.0
+"""How long a lost hit keeps the process unready: longer would never end where nobody sends to an unready one."""
+
+NEARLY_FULL = 0.8
+"""The part of `journal_max_bytes` from which on readiness warns."""
+
+_log = structlog.get_logger()
+_Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[bool]"]
+
+
+class JournalKeeper:
+    """Runs from `start` to `close`, which closes the writer too."""
+
+    def __init__(self, writer: JournalWriter, journals: Path, *, max_bytes: int) -> None:
+        self._writer = writer
+        self._journals = journals
+        self._max_bytes = max_bytes
+        self._waiting: deque[_Waiter] = deque()
+        self._wake = threading.Event()
+        self._ends = False
+        self._synced_bytes = 0
+        self._sync_fails = False
+        self._fill = 0.0
+        self._disk_is_full = False
+        self._thread = threading.Thread(target=self._run, name="journal-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Measures once, then starts the thread."""
+        self._measure()
+        self._thread.start()
+
+    async def durable(self) -> bool:
+        """Waits until everything appended before this call is on the disk; False when the disk refused."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append((loop, future))
+        self._wake.set()
+        return await future
+
+    def problems(self) -> list[str]:
+        """Words for what is wrong or soon will be, for readiness."""
+        writer = self._writer
+        lately = time.monotonic() - writer.lost_at < TROUBLE_SECONDS
+        found = [writer.last_loss.value] if lately and writer.last_loss else []
+        if self._sync_fails:
+            found.append("journal_not_synced")
+        if self._fill >= NEARLY_FULL:
+            found.append("journal_nearly_full")
+        if self._disk_is_full:
+            found.append("disk_nearly_full")
+        return found
+
+    def close(self) -> None:
+        """Answers who waits, ends the thread, syncs and closes the writer."""
+        self._ends = True
+        self._wake.set()
+        self._thread.join()
+        self._writer.close()
+
+    def _run(self) -> None:
+        measured_at = time.monotonic()
+        while not self._ends:
+            self._wake.wait(SYNC_SECONDS)
+            self._wake.clear()
+            self._commit()
+            if time.monotonic() - measured_at >= MEASURE_SECONDS:
+                measured_at = time.monotonic()
+                self._measure()
+        self._commit()
+
+    def _commit(self) -> None:
+        # Who waits is taken before the sync: what they wrote was written before they began to wait.
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        synced = self._sync(force=bool(waiting))
+        for loop, future in waiting:
+            loop.call_soon_threadsafe(_resolve, future, synced)
+
+    def _sync(self, *, force: bool) -> bool:
+        written = self._writer.written
+        if written == self._synced_bytes and not force and not self._sync_fails:
+            return True
+        try:
+            self._writer.sync()
+        except OSError as error:
+            self._tell_sync_fails(error)
+            return False
+        self._synced_bytes, self._sync_fails = written, False
+        return True
+
+    def _tell_sync_fails(self, error: OSError) -> None:
+        if not self._sync_fails:
+            _log.error("the journal cannot be synced to the disk; check the disk", error=place_of(error))
+        self._sync_fails = True
+
+    def _measure(self) -> None:
+        try:
+            used = journal_bytes(self._journals)
+            disk = os.statvfs(self._journals)
+        except OSError as error:
+            _log.warning("the journals cannot be measured", error=place_of(error))
+            return
+        self._fill = used / self._max_bytes
+        self._writer.room = max(0, self._max_bytes - used)
+        self._disk_is_full = disk.f_bavail < disk.f_blocks * 0.02
+
+
+def journal_bytes(journals: Path) -> int:
+    """The size of all segments of all journals; files that go away meanwhile count nothing."""
+    total = 0
+    for path in journals.glob(f"*/{SEGMENT_GLOB}"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _resolve(future: "asyncio.Future[bool]", synced: bool) -> None:
+    if not future.done():
+        future.set_result(synced)
