@@ -9,6 +9,7 @@ import sys
 import click
 
 from . import __version__
+from .commands import demo, doctor, keys, sending, serving, settings, setup, sql
 from .errors import MailtrailError
 
 
@@ -16,6 +17,25 @@ from .errors import MailtrailError
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Tracks opens and clicks of e-mails, and records only what the settings allow."""
+
+
+for command in (
+    serving.up,
+    serving.collect,
+    serving.ship,
+    setup.migrate,
+    settings.space,
+    settings.event,
+    settings.mailing,
+    keys.keys,
+    sending.rewrite,
+    sending.link,
+    sql.sql,
+    demo.demo,
+    doctor.doctor,
+    setup.show_config,
+):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -3,15 +3,19 @@
 Invariant: a value that cannot work is refused at start with one line that names its variable, never later.
 """
 
+from collections.abc import Mapping
+from difflib import get_close_matches
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .errors import ConfigError
+from .errors import ConfigError, SettingsError
 from .tracking.hits import IpPolicy
+from .tracking.settings import check_base_url
 
 PREFIX = "MAILTRAIL_"
 _COMMA_LISTS = ("trusted_proxies", "app_schemes")
@@ -89,9 +93,10 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _is_base_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value or not value.isascii():
-            raise ValueError("give an absolute http or https URL without query, e.g. https://t.example.com")
-        return value.rstrip("/")
+        try:
+            return check_base_url(value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
 
     @property
     def journals_directory(self) -> Path:
@@ -104,6 +109,45 @@ class Settings(BaseSettings):
     @property
     def metrics_directory(self) -> Path:
         return self.data_directory / "metrics"
+
+
+class Described(NamedTuple):
+    """One setting for people; values as they are written in the environment, secrets hidden."""
+
+    variable: str
+    value: str
+    default: str
+    description: str
+
+
+def described(settings: Settings) -> list[Described]:
+    """Every setting in the order of declaration."""
+    return [
+        Described(
+            PREFIX + name.upper(), _written(getattr(settings, name)), _written(field.default), field.description or ""
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _written(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | frozenset):
+        return ",".join(sorted(map(str, value)))
+    return str(value.value) if isinstance(value, Enum) else str(value)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables with our prefix that no setting reads, each with the setting that may have been meant, or nothing."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    return [
+        (name, next(iter(get_close_matches(name.upper(), known, 1)), ""))
+        for name in sorted(environment)
+        if name.upper().startswith(PREFIX) and name.upper() not in known
+    ]
 
 
 def load() -> Settings:

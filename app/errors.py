@@ -37,7 +37,8 @@ class TokenRefused(MailtrailError):
 
 
 class DestinationRefused(MailtrailError):
-    """A URL cannot become a tracked link. `reason` is a short word: scheme, no_host, relative, invalid or too_long."""
+    """A URL cannot become a tracked link. `reason` is a short word: scheme, no_host, relative, invalid, too_long,
+    personalised or already_tracked."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

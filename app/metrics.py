@@ -74,12 +74,22 @@ class Metrics:
         self.segments_short = counter(
             "segments_short", "Segments found shorter than what was shipped from them, closed."
         )
+        self.segments_missing = counter(
+            "segments_missing", "Segments that were gone from the disk before all of them was known to be shipped."
+        )
+        self.torn_tails = counter(
+            "torn_tails", "Half lines at the end of segments whose writer is gone, cut: their hits were not answered."
+        )
         self.ship_failures = counter(
             "ship_failures",
-            "Shipments that failed and are tried again; reason: unavailable, conflict or other.",
+            "Shipments that failed and are tried again; reason: unavailable (the database), conflict (another shipper"
+            " was faster), unreadable (a journal) or other.",
             "reason",
         )
         self.clock_clamped = counter("clock_clamped", "Hits whose time lay outside the database's clock and retention.")
+        self.housekeeping_failures = counter(
+            "housekeeping_failures", "Day keys, months or retention that could not be seen to, tried again soon."
+        )
 
     def render(self) -> bytes:
         """The metrics of all processes in Prometheus' text format."""

@@ -5,14 +5,14 @@ the settings promise; whatever else goes wrong, no answer tells more than one sh
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import Settings
 from ..journal.writer import Loss
@@ -23,8 +23,15 @@ from .collector import Collector
 
 _log = structlog.get_logger()
 
-Readiness = Callable[[], Sequence[str]]
-"""The words for what keeps this process from doing all its work; empty: ready."""
+
+class Health(NamedTuple):
+    """Words for what keeps this process from its work (it is not ready then), and for what will if nobody looks."""
+
+    problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+Readiness = Callable[[], Health]
 
 JournalDurable = Callable[[], Awaitable[bool]]
 """Waits until everything appended before the call is on the disk; False when the disk refused."""
@@ -87,14 +94,13 @@ def public_app(
     readiness: Readiness,
     *,
     journal_durable: JournalDurable | None = None,
-    lifespan: Lifespan[Any] | None = None,
 ) -> ASGIApp:
     """The public port's application. `journal_durable` is given where answers wait for the disk."""
     routes = [Route("/robots.txt", _robots), *_health_routes(readiness)]
     if settings.metrics_public:
         routes.append(_metrics_route(metrics))
     # The router alone: Starlette's error pages and its redirects to other spellings of a path are not for the public.
-    router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    router = Router(routes, redirect_slashes=False, default=_not_found)
     return TrackingLane(collector, router, journal_durable)
 
 
@@ -106,12 +112,12 @@ def private_app(metrics: Metrics, readiness: Readiness) -> Starlette:
 def _health_routes(readiness: Readiness) -> list[BaseRoute]:
     async def readyz(_: Request) -> Response:
         try:
-            problems = list(readiness())
+            health = readiness()
         except Exception as error:
             _log.error("readiness could not be told", fault=place_of(error))
-            problems = ["fault"]
-        status = 503 if problems else 200
-        return JSONResponse({"ready": not problems, "problems": problems}, status, _PLAIN)
+            health = Health(["fault"])
+        told = {"ready": not health.problems, "problems": list(health.problems), "warnings": list(health.warnings)}
+        return JSONResponse(told, 503 if health.problems else 200, _PLAIN)
 
     return [Route("/livez", _livez), Route("/readyz", readyz)]
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import getpass
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from .. import config
@@ -25,6 +25,16 @@ async def database(settings: config.Settings | None = None) -> AsyncIterator[Con
     async with pool.connected(url) as connection:
         await migrate.check(connection)
         yield connection
+
+
+def in_database(work: Callable[[Connection], Awaitable[T]], settings: config.Settings | None = None) -> T:
+    """Runs a command's work on the configured database."""
+
+    async def connected() -> T:
+        async with database(settings) as connection:
+            return await work(connection)
+
+    return run(connected())
 
 
 def who() -> str:

@@ -60,12 +60,17 @@ class JournalKeeper:
         return await future
 
     def problems(self) -> list[str]:
-        """Words for what is wrong or soon will be, for readiness."""
+        """Words for why hits are being lost, or may be after a loss of power."""
         writer = self._writer
         lately = time.monotonic() - writer.lost_at < TROUBLE_SECONDS
         found = [writer.last_loss.value] if lately and writer.last_loss else []
         if self._sync_fails:
             found.append("journal_not_synced")
+        return found
+
+    def warnings(self) -> list[str]:
+        """Words for why hits soon will be lost."""
+        found = []
         if self._fill >= NEARLY_FULL:
             found.append("journal_nearly_full")
         if self._disk_is_full:

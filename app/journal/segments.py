@@ -68,11 +68,16 @@ def read_lines(segment: Path, offset: int, max_bytes: int) -> tuple[list[bytes],
 
     A last line without its newline is not whole: it is being written, or torn, and is left where it is.
     """
-    with segment.open("rb") as file:
+    # Unbuffered, and no read after the end: it could join half a line that its writer takes back with what it writes
+    # instead.
+    with segment.open("rb", buffering=0) as file:
         file.seek(offset)
-        chunk = file.read(max_bytes)
-        if b"\n" not in chunk:
-            chunk += file.readline()
+        asked = max_bytes
+        chunk = part = file.read(asked)
+        while len(part) == asked and b"\n" not in part:
+            asked = len(chunk)
+            part = file.read(asked)
+            chunk += part
     whole = chunk[: chunk.rfind(b"\n") + 1]
     # Not splitlines(): damage may have put other line ends into a line, and offsets must add up.
     return [line + b"\n" for line in whole[:-1].split(b"\n")] if whole else [], offset + len(whole)

@@ -28,8 +28,8 @@ class Loss(Enum):
 class JournalWriter:
     """One collector's journal. Not for use by several threads, save `sync`, which one thread may call.
 
-    `room` is what may still be written, in bytes: whoever watches over all journals renews it. `written` counts what was
-    written so far; `last_loss` is the last hit's that could not be, with the monotonic second of `lost_at`.
+    `room` is what may still be written, in bytes: whoever watches over all journals renews it. `written` counts what
+    was written so far; `last_loss` is the last hit's that could not be, with the monotonic second of `lost_at`.
     """
 
     def __init__(self, journals: Path, *, segment_bytes: int, max_bytes: int) -> None:

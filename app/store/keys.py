@@ -3,18 +3,21 @@
 Invariant: a key is never deleted, or every link sealed with it would be dead; each space has at most one minting key.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import asyncpg
 
 from ..errors import NotFound, SettingsError
-from ..tracking.tokens import SECRET_BYTES, Key, KeyState
+from ..tracking.settings import check_name
+from ..tracking.tokens import SECRET_BYTES, Key, KeyRing, KeyState
 from .audit import audit
 from .pool import Connection
 from .queries import queries
 
 _SQL = queries("settings")
 EXPORT_FORMAT = 1
+KEY_BITS = 24
 
 
 async def list_keys(connection: Connection, space: int | None = None) -> list[asyncpg.Record]:
@@ -22,9 +25,37 @@ async def list_keys(connection: Connection, space: int | None = None) -> list[as
     return await connection.fetch(_SQL["keys"], space)
 
 
+async def find_key(connection: Connection, key_id: int) -> asyncpg.Record:
+    """A key with its space's name, without its secret."""
+    for row in await list_keys(connection):
+        if row["id"] == key_id:
+            return row
+    raise NotFound(f"there is no key {_name(key_id)}; `mailtrail keys list` shows them")
+
+
+async def key_ring(connection: Connection, space: int | None, key_ids: Collection[int] = ()) -> KeyRing:
+    """The keys of a space, None for no space, and those of these ids: to mint, and to open what they sealed."""
+    rows = await connection.fetch(_SQL["ring_keys"], space, list(key_ids))
+    return KeyRing({row["id"]: Key(row["id"], row["space_id"], row["secret"], KeyState(row["state"])) for row in rows})
+
+
+async def create(connection: Connection, who: str, space: int) -> int:
+    """Makes the minting key of a space that has none, as after a revocation; returns its id."""
+    async with connection.transaction():
+        await connection.execute(_SQL["lock_space"], space)
+        for row in await list_keys(connection, space):
+            if row["state"] == KeyState.MINTING.value:
+                raise SettingsError(
+                    f"the space mints with key {_name(row['id'])} already; `mailtrail keys rotate` replaces it"
+                )
+        return await rotate(connection, who, space)
+
+
 async def rotate(connection: Connection, who: str, space: int) -> int:
     """Makes a new minting key; the one before only decodes from now on. Returns the new key's id."""
     async with connection.transaction():
+        # One at a time: the second of two would neither see nor be able to retire the first one's new key.
+        await connection.execute(_SQL["lock_space"], space)
         old = await connection.fetchval(_SQL["retire_minting"], space)
         key_id = None
         while key_id is None:  # of 24 random bits one may be taken
@@ -70,18 +101,20 @@ def read_export(document: object) -> list[tuple[Key, str]]:
     try:
         if not isinstance(document, dict) or document["mailtrail_keys"] != EXPORT_FORMAT:
             raise ValueError("not an export of this version")
-        keys = [
-            (
-                Key(int(e["id"], 16), int(e["space"], 16), bytes.fromhex(e["secret"]), KeyState(e["state"])),
-                str(e["space_name"]),
-            )
-            for e in document["keys"]
-        ]
-        if any(len(key.secret) != SECRET_BYTES for key, _ in keys):
-            raise ValueError(f"a secret has {SECRET_BYTES} bytes")
-    except (KeyError, TypeError, ValueError) as error:
+        return [(_read_key(entry), check_name(entry["space_name"], "space")) for entry in document["keys"]]
+    except KeyError as error:
+        raise SettingsError(f"this is no file of `mailtrail keys export` ({error} is missing)") from None
+    except (AttributeError, TypeError, ValueError, SettingsError) as error:
         raise SettingsError(f"this is no file of `mailtrail keys export` ({error})") from None
-    return keys
+
+
+def _read_key(entry: dict[str, str]) -> Key:
+    key = Key(int(entry["id"], 16), int(entry["space"], 16), bytes.fromhex(entry["secret"]), KeyState(entry["state"]))
+    if not 0 < key.key_id < 2**KEY_BITS or not 0 < key.space < 2**32:
+        raise ValueError("an id is out of range")
+    if len(key.secret) != SECRET_BYTES:
+        raise ValueError(f"a secret has {SECRET_BYTES} bytes")
+    return key
 
 
 async def import_keys(connection: Connection, who: str, document: object) -> tuple[int, int]:
@@ -93,17 +126,17 @@ async def import_keys(connection: Connection, who: str, document: object) -> tup
     added = 0
     exported = read_export(document)
     async with connection.transaction():
-        minting = {row["space_id"] for row in await list_keys(connection) if row["state"] == "minting"}
         for key, space_name in exported:
-            there = await connection.fetchrow(_SQL["key"], key.key_id)
-            if there is not None:
-                if (there["space_id"], there["secret"]) != (key.space, key.secret):
-                    raise SettingsError(f"another key has the id {_name(key.key_id)}; nothing was imported")
-                continue
             await connection.execute(_SQL["import_space"], key.space, space_name)
-            state = KeyState.DECODING if key.state is KeyState.MINTING and key.space in minting else key.state
-            await connection.execute(_SQL["add_key"], key.key_id, key.space, key.secret, state.value)
-            added += 1
+            await connection.execute(_SQL["lock_space"], key.space)
+            there = await connection.fetchrow(_SQL["key"], key.key_id)
+            if there is None:
+                mints = any(row["state"] == "minting" for row in await list_keys(connection, key.space))
+                state = KeyState.DECODING if mints and key.state is KeyState.MINTING else key.state
+                await connection.execute(_SQL["add_key"], key.key_id, key.space, key.secret, state.value)
+                added += 1
+            elif (there["space_id"], there["secret"]) != (key.space, key.secret):
+                raise SettingsError(f"another key has the id {_name(key.key_id)}; nothing was imported")
         await audit(connection, who, "keys imported", None, f"{added} keys")
     return added, len(exported) - added
 

@@ -4,6 +4,7 @@ Invariant: what changed and the record of who changed it are committed together;
 Ids are random, never serial: a restored backup must not hand an old id to something new.
 """
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import asyncpg
 from ..errors import NotFound, SettingsError
 from ..tracking.modes import Mode
 from ..tracking.overrides import check_override
-from ..tracking.settings import check_name, default_mode, relay_mode
+from ..tracking.settings import check_base_url, check_name, default_mode, relay_mode
 from . import keys
 from .audit import audit
 from .pool import Connection
@@ -23,8 +24,12 @@ _SQL = queries("settings")
 SPACE_BITS = EVENT_BITS = 32
 MAILING_BITS = 48
 _ID_ATTEMPTS = 5
+_MAILING_ID = re.compile(r"[0-9a-f]{12}")
 
 Row = asyncpg.Record
+
+LinkEntry = tuple[str, int]
+"""(pattern, occurrence): what gives a link its number within a mailing."""
 
 
 async def _with_new_id(bits: int, insert: Callable[[int], Awaitable[Row | None]], taken: str) -> Row:
@@ -60,8 +65,9 @@ async def create_space(
     relay: str = "off",
     url: str | None = None,
 ) -> Row:
-    """A new space with its first minting key."""
+    """A new space with its first minting key; `url` is the base of its links, None for the installation's."""
     name, mode, through_relay = check_name(name, "space"), default_mode(default), relay_mode(relay)
+    url = check_base_url(url) if url else None
     async with connection.transaction():
         row = await _with_new_id(
             SPACE_BITS,
@@ -82,8 +88,11 @@ async def change_space(
     relay: str | None = None,
     url: str | None = None,
 ) -> Row:
-    """Changes what is not None; every event that inherits the default follows at once."""
-    modes = [default and default_mode(default).label, relay and relay_mode(relay).label]
+    """Changes what is not None, an empty URL takes the space's own away; inheriting events follow at once."""
+    modes = [
+        None if word is None else rule(word).label for word, rule in ((default, default_mode), (relay, relay_mode))
+    ]
+    url = check_base_url(url) if url else url
     async with connection.transaction():
         old = await connection.fetchrow(_SQL["lock_space"], space)
         new = await connection.fetchrow(_SQL["change_space"], space, *modes, url)
@@ -161,7 +170,42 @@ async def find_mailing(connection: Connection, space: int, event: int, name: str
     return row
 
 
-async def create_mailing(connection: Connection, who: str, space: int, event: int, name: str) -> Row:
+async def find_mailing_of_space(connection: Connection, space: int, name: str) -> Row:
+    """A mailing whose event is not named; SettingsError if several events have one of this name."""
+    rows = await connection.fetch(_SQL["mailings_named"], space, name)
+    if not rows:
+        there = await list_mailings(connection, space)
+        raise NotFound(f"the space has no mailing {name!r}; {_choice('mailing', there)}")
+    if len(rows) > 1:
+        events = ", ".join(row["event_name"] or "the relay" for row in rows)
+        raise SettingsError(f"several have a mailing {name!r}: {events}; name the event, or give the mailing's id")
+    return rows[0]
+
+
+async def ensure_mailing(
+    connection: Connection, who: str, space: int, event: int | None, name: str
+) -> tuple[Row, bool]:
+    """The mailing of this name, made at its first use, and whether it is new; without an event a group of the relay.
+
+    A name that is the id of one of the event's mailings means that one.
+    """
+    name = check_name(name, "mailing")
+    row = await connection.fetchrow(_SQL["mailing_by_name"], space, event, name)
+    if row is None and _MAILING_ID.fullmatch(name):
+        row = await connection.fetchrow(_SQL["mailing_of_space"], space, int(name, 16))
+        row = row if row and row["event_id"] == event else None
+    if row is not None:
+        return row, False
+    try:
+        return await create_mailing(connection, who, space, event, name), True
+    except SettingsError:  # another sender was faster
+        row = await connection.fetchrow(_SQL["mailing_by_name"], space, event, name)
+        if row is None:
+            raise
+        return row, False
+
+
+async def create_mailing(connection: Connection, who: str, space: int, event: int | None, name: str) -> Row:
     name = check_name(name, "mailing")
     async with connection.transaction():
         row = await _with_new_id(
@@ -177,17 +221,26 @@ async def list_links(connection: Connection, mailing: int) -> list[Row]:
     return await connection.fetch(_SQL["links"], mailing)
 
 
-async def register_links(
-    connection: Connection, mailing: int, entries: Sequence[tuple[str, int, str]]
-) -> dict[tuple[str, int], int]:
-    """Numbers the (pattern, occurrence, label) entries that have none; returns the numbers of all the mailing's."""
-    patterns, occurrences, labels = ([entry[place] for entry in entries] for place in range(3))
-    async with connection.transaction():
-        if entries:
-            await connection.execute(_SQL["lock_mailing"], mailing)
-            await connection.execute(_SQL["register_links"], mailing, patterns, occurrences, labels)
-        rows = await list_links(connection, mailing)
+async def link_numbers(connection: Connection, mailing: int, entries: Sequence[LinkEntry]) -> dict[LinkEntry, int]:
+    """The numbers of those entries that have one."""
+    rows = await connection.fetch(_SQL["link_numbers"], mailing, [e[0] for e in entries], [e[1] for e in entries])
     return {(row["pattern"], row["occurrence"]): row["number"] for row in rows}
+
+
+async def register_links(
+    connection: Connection, mailing: int, entries: Sequence[LinkEntry], labels: Sequence[str]
+) -> dict[LinkEntry, int]:
+    """Numbers the entries that have none, in one statement, and returns the numbers of all of them."""
+    patterns, occurrences = [entry[0] for entry in entries], [entry[1] for entry in entries]
+    async with connection.transaction():
+        await connection.execute(_SQL["lock_mailing"], mailing)
+        await connection.execute(_SQL["register_links"], mailing, patterns, occurrences, list(labels))
+        return await link_numbers(connection, mailing, entries)
+
+
+async def list_sent(connection: Connection, mailing: int) -> list[Row]:
+    """The denominators by ceiling, the most talkative first."""
+    return await connection.fetch(_SQL["sent"], mailing)
 
 
 async def count_sent(connection: Connection, mailing: int, ceiling: Mode, messages: int = 1) -> None:

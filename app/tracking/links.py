@@ -53,6 +53,12 @@ def pattern_of(destination: str, recipient: str | None = None) -> str:
     return pattern
 
 
+def describe_label(label: str, recipient: str | None = None) -> str:
+    """What a reader sees of a link, `{value}` for words that look personal; "" if the whole still does."""
+    described = _join(" ", label, recipient)
+    return "" if _is_personal(described, recipient) else described
+
+
 class LinkRegister:
     """The links of one mail as (pattern, occurrence) entries; make a new one for every mail.
 

@@ -164,6 +164,11 @@ class KeyRing:
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
 
 
+def key_id_of(token: str) -> int:
+    """The id of the key that a token names, so that only this key need be fetched; TokenRefused if it is no token."""
+    return int.from_bytes(_decode(token)[1:_HEADER_BYTES])
+
+
 def _decode(token: str) -> bytes:
     """The bytes of a canonical token: no padding, no stray characters, no non-zero spare bits."""
     if len(token) > MAX_TOKEN_BYTES or not token.isascii():

@@ -210,11 +210,14 @@ declare
     month date := date_trunc('month', of_day);
     partition text := 'hits_' || to_char(month, 'YYYY_MM');
 begin
+    perform pg_advisory_xact_lock(hashtext('mailtrail.hits months'));
     if to_regclass('mailtrail.' || partition) is not null then
         return false;
     end if;
+    -- Made beside and attached: a new partition in one step would wait for every reader, and every shipper for it.
+    execute format('create table mailtrail.%I (like mailtrail.hits including all)', partition);
     execute format(
-        'create table mailtrail.%I partition of mailtrail.hits for values from (%L) to (%L)',
+        'alter table mailtrail.hits attach partition mailtrail.%I for values from (%L) to (%L)',
         partition, month::timestamp at time zone 'UTC', (month + interval '1 month') at time zone 'UTC'
     );
     return true;
@@ -225,6 +228,7 @@ create function mailtrail.drop_months_before(first_kept date) returns setof text
 declare
     partition text;
 begin
+    perform pg_advisory_xact_lock(hashtext('mailtrail.hits months'));
     for partition in
         select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'mailtrail.hits'::regclass and c.relname < 'hits_' || to_char(first_kept, 'YYYY_MM')
@@ -260,6 +264,7 @@ create table mailtrail.journals (
     primary key (id, stream)
 );
 comment on table mailtrail.journals is 'How far each journal is shipped; moved in the transaction that writes the rows.';
+comment on column mailtrail.journals.updated_at is 'Of reduced streams the whole hour: it would time their last hit.';
 
 create table mailtrail.quarantine (
     id         bigint generated always as identity primary key,
@@ -268,7 +273,9 @@ create table mailtrail.quarantine (
     reason     text not null,
     line       bytea not null
 );
-comment on table mailtrail.quarantine is 'Journal lines that are damaged or that the database refuses for their data.';
+comment on table mailtrail.quarantine is
+    'Journal lines that are damaged or that the database refuses for their data, each up to its first 64 kB.';
+comment on column mailtrail.quarantine.at is 'When it was put here; of reduced streams the whole hour.';
 
 -- Who is told of what ------------------------------------------------------------------------------------------------
 

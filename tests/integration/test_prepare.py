@@ -1,0 +1,498 @@
+"""Mails made ready for sending, on a real database: numbers, ceilings, denominators, and nothing twice."""
+
+import asyncio
+import json
+import re
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+from app.config import Settings
+from app.errors import DestinationRefused, NotFound, SettingsError
+from app.sending.dispatch import Dispatch, find_dispatch
+from app.sending.links import mint_link, read_message_id, reopen_message, start_message
+from app.sending.minting import click_token, pixel_tokens
+from app.sending.prepare import Limits, Prepared, prepare
+from app.sending.sources import Document, Mail
+from app.store import keys, pool
+from app.store import settings as store
+from app.store.migrate import migrate
+from app.store.pool import Connection
+from app.tracking.modes import Mode, Origin, Permission
+from app.tracking.tokens import Kind, Token, _decode
+
+MAILS = Path(__file__).parents[1] / "mails"
+EXPECTED = json.loads((MAILS / "expected.json").read_bytes())
+SETTINGS = Settings(public_url="https://t.example")
+RECIPIENT = "erika.muster@example.com"
+WHO = "test"
+
+
+@pytest.fixture
+async def shop(connection: Connection) -> Connection:
+    """The space Shop, person_based, with the events news (inherits) and invoice (by permission)."""
+    await migrate(connection)
+    space = await store.create_space(connection, WHO, "Shop", default="person_based")
+    await store.create_event(connection, WHO, space["id"], "news")
+    await store.create_event(connection, WHO, space["id"], "invoice", by_permission=True)
+    return connection
+
+
+async def dispatch_to(
+    shop: Connection,
+    recipient: str = RECIPIENT,
+    permitted: str = "granted",
+    *,
+    space: str = "Shop",
+    event: str = "news",
+    mailing: str = "November",
+) -> Dispatch:
+    dispatch, _ = await find_dispatch(shop, WHO, space, event, mailing, recipient, permitted)
+    return dispatch
+
+
+async def anonymize(shop: Connection) -> None:
+    await store.change_space(shop, WHO, (await store.find_space(shop, "Shop"))["id"], default="anonymized")
+
+
+async def sent(shop: Connection, mailing: str = "November") -> dict[str, int]:
+    space = (await store.find_space(shop, "Shop"))["id"]
+    found = await store.find_mailing_of_space(shop, space, mailing)
+    return {row["ceiling"]: row["messages"] for row in await store.list_sent(shop, found["id"])}
+
+
+async def links(shop: Connection, dispatch: Dispatch) -> dict[int, str]:
+    return {row["number"]: row["pattern"] for row in await store.list_links(shop, dispatch.mailing)}
+
+
+async def opened(shop: Connection, prepared: Prepared) -> list[Token]:
+    ring = await keys.key_ring(shop, (await store.find_space(shop, "Shop"))["id"])
+    return [ring.open(click_token(link.url), Kind.CLICK) for link in prepared.links]
+
+
+async def plaintexts(shop: Connection, prepared: Prepared) -> list[bytes]:
+    """What the sealed bytes of all the mail's tokens say, without the program's own reading of them."""
+    secrets = await shop.fetch("select id, secret from vault.token_keys")
+    ciphers = {row["id"]: AESSIV(row["secret"]) for row in secrets}
+    urls = [link.url for link in prepared.links]
+    tokens = [click_token(url) for url in urls] + [prepared.message_id]
+    tokens += pixel_tokens(Mail(prepared.raw).html(prepared.raw))
+    sealed = [_decode(token) for token in tokens]
+    return [ciphers[int.from_bytes(each[1:4])].decrypt(each[4:], [each[:4]]) for each in sealed]
+
+
+# --- whole mails -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_every_link_of_a_mail_is_tracked_to_where_it_led(shop: Connection, name: str) -> None:
+    expected = EXPECTED[name]
+    dispatch = await dispatch_to(shop)
+    prepared = await prepare(shop, Mail((MAILS / name).read_bytes()), dispatch, SETTINGS)
+    tokens = await opened(shop, prepared)
+    assert expected["links"] == [token.destination for token in tokens]
+    assert expected["labels"] == [link.label for link in prepared.links]
+    assert expected["untouched"] == dict(prepared.untouched)
+    assert bool(expected["pixels"]) is prepared.pixel
+    assert all(token.registered for token in tokens)
+    # One number for one (pattern, occurrence), in the order of the mail.
+    assert [*range(1, len(tokens) + 1)] == [token.link for token in tokens]
+    assert await links(shop, dispatch) == {link.number: link.pattern for link in prepared.links}
+    assert {"person_based": 1} == await sent(shop)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_all_tokens_of_a_mail_are_one_message(shop: Connection, name: str) -> None:
+    prepared = await prepare(shop, Mail((MAILS / name).read_bytes()), await dispatch_to(shop), SETTINGS)
+    ring = await keys.key_ring(shop, (await store.find_space(shop, "Shop"))["id"])
+    message = read_message_id(ring, prepared.message_id)
+    assert (RECIPIENT, Mode.PERSON_BASED, Permission.GRANTED) == (
+        message.recipient,
+        message.ceiling,
+        message.permission,
+    )
+    assert {message} == {token.message for token in await opened(shop, prepared)}
+    pixels = list(pixel_tokens(Mail(prepared.raw).html(prepared.raw)))
+    assert [message] * EXPECTED[name]["pixels"] == [ring.open(pixel, Kind.OPEN).message for pixel in pixels]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+async def test_a_rewritten_mail_comes_back_as_it_is_and_is_not_counted_again(shop: Connection, name: str) -> None:
+    dispatch = await dispatch_to(shop)
+    first = await prepare(shop, Mail((MAILS / name).read_bytes()), dispatch, SETTINGS)
+    registered = await links(shop, dispatch)
+    second = await prepare(shop, Mail(first.raw), dispatch, SETTINGS)
+    assert first.raw == second.raw
+    assert (first.tracked, 0) == (second.untouched["already_tracked"], second.tracked)
+    assert (None, Mode.OFF, False) == (second.message_id, second.ceiling, second.counted)
+    assert registered == await links(shop, dispatch)
+    assert {"person_based": 1} == await sent(shop)
+    # What was opted out of is left alone, though its opt-out went out of the mail.
+    assert EXPECTED[name]["untouched"].get("opted_out", 0) == second.untouched["prepared_before"]
+
+
+async def test_another_space_leaves_a_rewritten_mail_alone_too(shop: Connection) -> None:
+    other = await store.create_space(shop, WHO, "Other", url="https://other.example")
+    await store.create_event(shop, WHO, other["id"], "letters")
+    raw = (MAILS / "newsletter.eml").read_bytes()
+    first = await prepare(shop, Mail(raw), await dispatch_to(shop, space="Other", event="letters"), SETTINGS)
+    assert b"https://other.example/c/" in first.raw
+    second = await prepare(shop, Mail(first.raw), await dispatch_to(shop), SETTINGS)
+    assert first.raw == second.raw
+    assert {} == await sent(shop)
+
+
+async def test_a_link_minted_before_stays_and_the_others_are_tracked(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    minter = await start_message(shop, dispatch, SETTINGS)
+    mine, _ = await mint_link(shop, minter, "https://shop.example/mine", SETTINGS)
+    html = f'<a href="{mine}">a</a><a href="https://shop.example/new">b</a>'
+    prepared = await prepare(shop, Document(html.encode()), dispatch, SETTINGS)
+    assert f'<a href="{mine}">a</a>'.encode() in prepared.raw
+    assert ["https://shop.example/new"] == [token.destination for token in await opened(shop, prepared)]
+    assert (Counter(already_tracked=1), True) == (prepared.untouched, prepared.pixel)
+
+
+async def test_a_link_of_our_form_that_no_key_opens_is_a_link_like_any(shop: Connection) -> None:
+    html = b'<a href="https://t.example/c/AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCdEfGhIjKl">a</a>'
+    prepared = await prepare(shop, Document(html), await dispatch_to(shop), SETTINGS)
+    assert (1, Counter()) == (prepared.tracked, prepared.untouched)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def page(*urls: str) -> Document:
+    return Document("".join(f'<a href="{url}">x</a>' for url in urls).encode())
+
+
+async def test_a_link_keeps_its_number_in_every_mail(shop: Connection) -> None:
+    a, b, c, d = (f"https://shop.example/{name}" for name in "abcd")
+
+    async def numbers(recipient: str, *urls: str) -> list[int]:
+        prepared = await prepare(shop, page(*urls), await dispatch_to(shop, recipient), SETTINGS)
+        return [token.link for token in await opened(shop, prepared)]
+
+    assert [1, 2, 3] == await numbers("1", a, b, c)
+    assert [1, 3] == await numbers("2", a, c)  # the block with b is missing
+    assert [3, 2, 1] == await numbers("3", c, b, a)
+    assert [4, 1] == await numbers("4", d, a)
+    assert [1, 5, 3, 6] == await numbers("5", a, a, c, a)
+    assert [1, 5, 6, 2] == await numbers("6", a, a, a, b)
+
+
+async def test_personal_values_make_no_new_numbers_and_are_not_in_the_table(shop: Connection) -> None:
+    for recipient in ("erika.muster", "max-meier"):
+        html = (
+            f'<a href="https://shop.example/u/{recipient}/orders?id=88213&name={recipient}">Orders of {recipient}</a>'
+        )
+        dispatch = await dispatch_to(shop, recipient)
+        prepared = await prepare(shop, Document(html.encode()), dispatch, SETTINGS)
+        assert [1] == [link.number for link in prepared.links]
+        assert f"Orders of {recipient}" == prepared.links[0].label
+    (row,) = await store.list_links(shop, dispatch.mailing)
+    assert ("https://shop.example/u/{value}/orders?id&name", "Orders of {value}") == (row["pattern"], row["label"])
+
+
+async def test_the_same_link_in_html_and_text_counts_apart(shop: Connection) -> None:
+    mail = (
+        b"Content-Type: multipart/alternative; boundary=x\n\n--x\nContent-Type: text/plain\n\nhttps://shop.example/a\n"
+        b'--x\nContent-Type: text/html\n\n<a href="https://shop.example/a">A</a>\n--x--\n'
+    )
+    dispatch = await dispatch_to(shop)
+    assert [1, 2] == [link.number for link in (await prepare(shop, Mail(mail), dispatch, SETTINGS)).links]
+    without_text = await prepare(shop, Mail(mail, text_parts=False), dispatch, SETTINGS)
+    assert [1] == [link.number for link in without_text.links]
+    assert b"\n\nhttps://shop.example/a\n" in without_text.raw
+
+
+async def test_a_link_that_is_too_long_stays_and_shifts_no_number(shop: Connection) -> None:
+    long = "https://shop.example/a?q=" + "x" * 5_000
+    prepared = await prepare(shop, page(long, long[:100], long), await dispatch_to(shop), SETTINGS)
+    assert Counter(too_long=2) == prepared.untouched
+    assert [2] == [link.number for link in prepared.links]
+    assert 2 == prepared.raw.count(long.encode())
+
+
+async def test_many_senders_at_once_agree_on_the_numbers(shop: Connection, database_url: str) -> None:
+    """They make the mailing, number its links and count their messages at the same time."""
+    urls = [f"https://shop.example/{name}" for name in ("a", "b", "a", "c")]
+
+    async def send(sender: Connection, number: int) -> dict[str, int]:
+        order = urls[number % 4 :] + urls[: number % 4]
+        prepared = await prepare(sender, page(*order), await dispatch_to(sender, f"r{number}"), SETTINGS)
+        tokens = [link.number for link in prepared.links]
+        return {(url, order[:place].count(url)): tokens[place] for place, url in enumerate(order)}
+
+    async with AsyncExitStack() as stack:
+        senders = [await stack.enter_async_context(pool.connected(database_url)) for _ in range(8)]
+        numbered = await asyncio.gather(*(send(sender, number) for number, sender in enumerate(senders)))
+    assert [numbered[0]] * 8 == numbered
+    assert 4 == len(set(numbered[0].values()))
+    assert {"person_based": 8} == await sent(shop)
+
+
+async def test_one_numbering_of_a_mailings_links_waits_for_the_other(shop: Connection, database_url: str) -> None:
+    mailing = (await dispatch_to(shop)).mailing
+    a, b, c = (("https://shop.example/" + name, 1) for name in "abc")
+    async with pool.connected(database_url) as other, pool.connected(database_url) as watcher:
+        async with shop.transaction():
+            first = await store.register_links(shop, mailing, [a, b], ["A", "B"])
+            waiting = asyncio.create_task(store.register_links(other, mailing, [b, c], ["B", "C"]))
+            while not await watcher.fetchval("select exists (select from pg_locks where not granted)"):
+                assert not waiting.done()
+        second = await waiting
+    assert first[b] == second[b]
+    assert {1, 2} == set(first.values())
+    assert second[c] > 2
+
+
+# --- how much is recorded --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "permitted", "default", "ceiling"),
+    [
+        ("news", "denied", "person_based", Mode.PERSON_BASED),
+        ("news", "granted", "anonymized", Mode.ANONYMIZED),
+        ("invoice", "granted", "anonymized", Mode.PERSON_BASED),
+        ("invoice", "denied", "person_based", Mode.ANONYMIZED),
+        ("invoice", "unknown", "person_based", Mode.ANONYMIZED),
+    ],
+)
+async def test_the_ceiling_is_what_the_settings_say(
+    shop: Connection, event: str, permitted: str, default: str, ceiling: Mode
+) -> None:
+    if default == "anonymized":
+        await anonymize(shop)
+    raw = (MAILS / "newsletter.eml").read_bytes()
+    prepared = await prepare(shop, Mail(raw), await dispatch_to(shop, permitted=permitted, event=event), SETTINGS)
+    assert ceiling is prepared.ceiling
+    assert {ceiling} == {token.message.ceiling for token in await opened(shop, prepared)}
+    assert {ceiling.label: 1} == await sent(shop)
+    is_in = [RECIPIENT.encode() in plaintext for plaintext in await plaintexts(shop, prepared)]
+    assert [ceiling is Mode.PERSON_BASED] * (len(prepared.links) + 2) == is_in
+
+
+async def test_an_anonymized_token_differs_in_nothing_but_its_nonce(shop: Connection) -> None:
+    await anonymize(shop)
+    seen = []
+    for recipient in (RECIPIENT, "max@example.com"):
+        source = Mail((MAILS / "newsletter.eml").read_bytes())
+        prepared = await prepare(shop, source, await dispatch_to(shop, recipient), SETTINGS)
+        nonces = {token.message.nonce for token in await opened(shop, prepared)}
+        assert 1 == len(nonces)
+        (nonce,) = nonces
+        seen.append([plaintext.replace(nonce, b"") for plaintext in await plaintexts(shop, prepared)])
+    assert seen[0] == seen[1]
+
+
+async def test_a_deleted_space_tracks_nothing_and_counts_the_mail(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    await store.delete_space(shop, WHO, dispatch.space)
+    raw = (MAILS / "newsletter.eml").read_bytes()
+    prepared = await prepare(shop, Mail(raw), dispatch, SETTINGS)
+    assert (raw, None, Mode.OFF, 0) == (prepared.raw, prepared.message_id, prepared.ceiling, prepared.tracked)
+    assert {"off": 1} == {row["ceiling"]: row["messages"] for row in await store.list_sent(shop, dispatch.mailing)}
+    assert {} == await links(shop, dispatch)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"DKIM-Signature: v=1\nContent-Type: text/html\n\n<a href='https://a.example'>x</a>", "dkim"),
+        (b"Content-Type: multipart/signed; boundary=x\n\n--x\nContent-Type: text/html\n\n<p>\n--x--\n", "signed"),
+        (b"Content-Type: text/plain\n\n-----BEGIN PGP MESSAGE-----\nhttps://a.example\n", "encrypted"),
+        (b"Content-Type: text/plain\n\nNo link in here.\n", None),
+    ],
+)
+async def test_a_mail_that_carries_no_token_counts_as_untracked(
+    shop: Connection, raw: bytes, reason: str | None
+) -> None:
+    dispatch = await dispatch_to(shop)
+    prepared = await prepare(shop, Mail(raw), dispatch, SETTINGS)
+    assert (raw, None, Mode.OFF) == (prepared.raw, prepared.message_id, prepared.ceiling)
+    assert Counter([reason] if reason else []) == prepared.untouched
+    assert {"off": 1} == await sent(shop)
+    assert {} == await links(shop, dispatch)
+
+
+async def test_limits_take_away_and_never_add(shop: Connection) -> None:
+    await anonymize(shop)
+    source = Mail((MAILS / "newsletter.eml").read_bytes())
+    dispatch = await dispatch_to(shop)
+    talkative = await prepare(shop, source, dispatch, SETTINGS, Limits(ceiling=Mode.PERSON_BASED))
+    assert Mode.ANONYMIZED is talkative.ceiling
+    no_pixel = await prepare(shop, source, dispatch, SETTINGS, Limits(pixel=False))
+    assert (8, False, b"/o/" in no_pixel.raw) == (no_pixel.tracked, no_pixel.pixel, False)
+    no_links = await prepare(shop, source, dispatch, SETTINGS, Limits(links=False))
+    assert (0, True, 8) == (no_links.tracked, no_links.pixel, no_links.untouched["declined"])
+    assert Mode.ANONYMIZED is no_links.ceiling
+    nothing = await prepare(shop, source, dispatch, SETTINGS, Limits(links=False, pixel=False))
+    assert (None, Mode.OFF) == (nothing.message_id, nothing.ceiling)
+    off = await prepare(shop, source, dispatch, SETTINGS, Limits(ceiling=Mode.OFF))
+    assert (source.raw, Mode.OFF) == (off.raw, off.ceiling)
+    assert {"anonymized": 3, "off": 2} == await sent(shop)
+
+
+async def test_under_aggregate_everybodys_mail_is_the_same(shop: Connection) -> None:
+    made = []
+    for recipient in ("erika", "max"):
+        html = page("https://shop.example/jackets", f"https://shop.example/?id={recipient}", "https://shop.example/#x")
+        made.append(
+            await prepare(shop, html, await dispatch_to(shop, recipient), SETTINGS, Limits(ceiling=Mode.AGGREGATE))
+        )
+    assert made[0].raw == made[1].raw.replace(b"id=max", b"id=erika")
+    assert [Counter(personalised=2)] * 2 == [prepared.untouched for prepared in made]
+    assert (1, True) == (made[0].tracked, made[0].pixel)
+    assert {"aggregate": 2} == await sent(shop)
+
+
+async def test_through_the_relay_the_relays_setting_counts(shop: Connection) -> None:
+    space = await store.find_space(shop, "Shop")
+    group, is_new = await store.ensure_mailing(shop, WHO, space["id"], None, "2026-11-24")
+    assert is_new
+    assert (group, False) == await store.ensure_mailing(shop, WHO, space["id"], None, "2026-11-24")
+    dispatch = Dispatch(space["id"], None, group["id"], RECIPIENT, Permission.UNKNOWN)
+    source = Mail((MAILS / "newsletter.eml").read_bytes())
+    assert Mode.OFF is (await prepare(shop, source, dispatch, SETTINGS)).ceiling
+    await store.change_space(shop, WHO, space["id"], relay="anonymized")
+    prepared = await prepare(shop, source, dispatch, SETTINGS)
+    assert {(Mode.ANONYMIZED, Origin.RELAY, 0)} == {
+        (token.message.ceiling, token.message.origin, token.message.event) for token in await opened(shop, prepared)
+    }
+    assert {"off": 1, "anonymized": 1} == await sent(shop, "2026-11-24")
+
+
+async def test_links_are_made_for_the_spaces_own_url(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    source = page("https://shop.example/")
+    made = await prepare(shop, source, dispatch, SETTINGS)
+    assert re.search(rb'src="https://t\.example/o/[\w-]+\.gif"', made.raw)
+    assert made.links[0].url.startswith("https://t.example/c/")
+    await store.change_space(shop, WHO, dispatch.space, url="https://track.shop.example/m/")
+    made = await prepare(shop, source, dispatch, SETTINGS)
+    assert re.search(rb'src="https://track\.shop\.example/m/o/[\w-]+\.gif"', made.raw)
+    assert made.links[0].url.startswith("https://track.shop.example/m/c/")
+    await store.change_space(shop, WHO, dispatch.space, url="")
+    assert (await prepare(shop, source, dispatch, SETTINGS)).links[0].url.startswith("https://t.example/c/")
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipient", ["", "a\0b", "x" * 321])
+async def test_a_recipient_that_cannot_be_sealed_is_refused_and_makes_nothing(shop: Connection, recipient: str) -> None:
+    with pytest.raises(SettingsError, match="recipient"):
+        await dispatch_to(shop, recipient)
+    with pytest.raises(SettingsError, match="recipient"):
+        Dispatch(1, 2, 3, recipient, Permission.GRANTED)
+    assert [] == await store.list_mailings(shop, (await store.find_space(shop, "Shop"))["id"])
+
+
+async def test_what_is_not_there_is_refused(shop: Connection) -> None:
+    with pytest.raises(NotFound, match="Shop"):
+        await dispatch_to(shop, space="Chop")
+    with pytest.raises(NotFound, match="invoice, news"):
+        await dispatch_to(shop, event="newt")
+    dispatch = await dispatch_to(shop)
+    invoice = await dispatch_to(shop, event="invoice", mailing="M")
+    source = page("https://shop.example/")
+    for other in (
+        Dispatch(dispatch.space, dispatch.event, invoice.mailing, "r", Permission.GRANTED),  # of another event
+        Dispatch(dispatch.space, None, dispatch.mailing, "r", Permission.GRANTED),
+        Dispatch(dispatch.space, dispatch.event, 1, "r", Permission.GRANTED),
+        Dispatch(1, dispatch.event, dispatch.mailing, "r", Permission.GRANTED),
+    ):
+        with pytest.raises(NotFound, match="mailtrail"):
+            await prepare(shop, source, other, SETTINGS)
+    assert ({}, {}) == (await sent(shop), await sent(shop, "M"))
+
+
+async def test_without_a_key_nothing_is_registered_or_counted(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    (key,) = await keys.list_keys(shop, dispatch.space)
+    await keys.revoke(shop, WHO, key["id"])
+    with pytest.raises(NotFound, match="no minting key"):
+        await prepare(shop, page("https://shop.example/"), dispatch, SETTINGS)
+    assert ({}, {}) == (await links(shop, dispatch), await sent(shop))
+
+
+async def test_a_mailing_is_made_once_whatever_its_name_is_written_like(shop: Connection) -> None:
+    first, is_new = await find_dispatch(shop, WHO, "Shop", "news", "Nov  1", "r", "denied")
+    assert is_new
+    for name in ("Nov 1", " Nov 1 ", f"{first.mailing:012x}"):
+        assert (first, False) == await find_dispatch(shop, WHO, "Shop", "news", name, "r", "denied")
+    # An id means a mailing of this event only; elsewhere it is a name like any.
+    other, is_new = await find_dispatch(shop, WHO, "Shop", "invoice", f"{first.mailing:012x}", "r", "denied")
+    assert is_new
+    assert first.mailing != other.mailing
+
+
+# --- single links ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_further_link_belongs_to_the_same_message(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    prepared = await prepare(shop, page("https://shop.example/a"), dispatch, SETTINGS)
+    minter = await reopen_message(shop, prepared.message_id, SETTINGS)
+    known = await mint_link(shop, minter, "https://shop.example/a", SETTINGS)
+    new = await mint_link(shop, minter, f"https://shop.example/u/{RECIPIENT}", SETTINGS)
+    assert [1, 2] == [known[1], new[1]]
+    ring = await keys.key_ring(shop, dispatch.space)
+    tokens = [ring.open(click_token(url), Kind.CLICK) for url, _ in (known, new)]
+    assert {token.message for token in await opened(shop, prepared)} == {token.message for token in tokens}
+    assert {1: "https://shop.example/a", 2: "https://shop.example/u/{value}"} == await links(shop, dispatch)
+    assert {"person_based": 1} == await sent(shop)
+
+
+async def test_a_message_id_is_lowered_by_the_settings_and_never_raised(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    talkative = (await start_message(shop, dispatch, SETTINGS)).message_id
+    await anonymize(shop)
+    quiet = (await start_message(shop, dispatch, SETTINGS)).message_id
+    lowered = (await reopen_message(shop, talkative, SETTINGS)).message
+    assert (Mode.ANONYMIZED, None) == (lowered.ceiling, lowered.recipient)
+    await store.change_space(shop, WHO, dispatch.space, default="person_based")
+    assert Mode.PERSON_BASED is (await reopen_message(shop, talkative, SETTINGS)).message.ceiling
+    assert Mode.ANONYMIZED is (await reopen_message(shop, quiet, SETTINGS)).message.ceiling
+    await store.delete_space(shop, WHO, dispatch.space)
+    with pytest.raises(SettingsError, match="off"):
+        await reopen_message(shop, quiet, SETTINGS)
+
+
+async def test_a_path_is_not_described_while_nobody_knows_whose_it_is(shop: Connection) -> None:
+    await anonymize(shop)
+    dispatch = await dispatch_to(shop, "erika")
+    minter = await reopen_message(shop, (await start_message(shop, dispatch, SETTINGS)).message_id, SETTINGS)
+    assert minter.message.recipient is None
+    url = "https://shop.example/u/erika?a=1"
+    for given, number in ((None, 1), ("erika", 2), (None, 1)):
+        assert number == (await mint_link(shop, minter, url, SETTINGS, given))[1]
+    assert {1: "https://shop.example/{value}", 2: "https://shop.example/u/{value}?a"} == await links(shop, dispatch)
+    # A description that is in the table already tells nothing new.
+    assert 2 == (await mint_link(shop, minter, "https://shop.example/u/88213?a=1", SETTINGS))[1]
+
+
+async def test_a_further_link_is_of_the_same_recipient(shop: Connection) -> None:
+    minter = await start_message(shop, await dispatch_to(shop), SETTINGS)
+    with pytest.raises(SettingsError, match="another recipient"):
+        await mint_link(shop, minter, "https://shop.example/", SETTINGS, "max@example.com")
+
+
+@pytest.mark.parametrize("message_id", ["", "abc", "A" * 60])
+async def test_what_is_no_message_id_is_refused(shop: Connection, message_id: str) -> None:
+    with pytest.raises(SettingsError, match="no message id"):
+        await reopen_message(shop, message_id, SETTINGS)
+
+
+async def test_a_link_token_is_no_message_id_and_is_not_tracked_again(shop: Connection) -> None:
+    minter = await start_message(shop, await dispatch_to(shop), SETTINGS)
+    url, _ = await mint_link(shop, minter, "https://shop.example/", SETTINGS)
+    with pytest.raises(SettingsError, match="wrong_kind"):
+        await reopen_message(shop, click_token(url), SETTINGS)
+    with pytest.raises(DestinationRefused, match="already"):
+        await mint_link(shop, minter, url, SETTINGS)
