@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
+import structlog
+
 from ..config import Settings
 from ..errors import SchemaError, StoreUnavailable
 from ..journal.keeper import journal_bytes
@@ -38,12 +40,16 @@ MAX_HELD = 256
 SLICE_LINES = 500
 """Lines decoded in one go: about 5 ms, in which the event loop stands still."""
 
+KEEP_PART = 0.5
+"""The part of `journal_max_bytes` from which on shipped segments go early: what is kept must never cost new hits."""
+
 _MAX_BATCH_BYTES = 16 * 2**20
 _BYTES_A_LINE = 600
 _PEEK_BYTES = 4096
 _COARSE_SECONDS = {Mode.ANONYMIZED: 60.0, Mode.AGGREGATE: 3600.0}
 _ALL_STREAMS = frozenset(Stream)
 
+_log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -73,6 +79,8 @@ class Shipper:
         self._journals = settings.journals_directory
         self._interval_seconds = settings.ship_interval_seconds
         self._keep_seconds = settings.journal_keep_hours * 3600
+        self._keep_bytes = settings.journal_max_bytes * KEEP_PART
+        self._keeps = True
         self._max_rows = settings.ship_batch_rows
         self._max_bytes = min(self._max_rows * _BYTES_A_LINE, _MAX_BATCH_BYTES)
         self._metrics = metrics
@@ -180,7 +188,7 @@ class Shipper:
 
     async def _sweep(self) -> None:
         """Unlinks segments whose time is over, and lets go of journals that are shipped for good."""
-        written_before = time.time() - self._keep_seconds
+        written_before = time.time() - (self._keep_seconds if self._keeps else 0.0)
         for held in list(self._held.values()):
             try:
                 if held.final == _ALL_STREAMS:
@@ -282,13 +290,25 @@ class Shipper:
         now = time.time()
         oldest = min((_oldest_unshipped(held) for held in self._held.values()), default=math.inf)
         try:
-            self._metrics.journal_bytes.set(journal_bytes(self._journals))
+            used = journal_bytes(self._journals)
+            self._metrics.journal_bytes.set(used)
+            self._decide_keeping(used)
         except OSError as error:
             self._tell_unreadable(self._journals.name, error)
         # A shipper without a journal keeps silent: what the others measure counts.
         if self._held or self._measured:
             self._metrics.oldest_unshipped.set(max(0.0, now - min(oldest, now)))
         self._measured = bool(self._held)
+
+    def _decide_keeping(self, used: int) -> None:
+        """Whether there is room to keep shipped segments for `journal_keep_hours`."""
+        keeps = used < self._keep_bytes
+        if keeps is not self._keeps:
+            self._keeps = keeps
+            self._done.clear()  # what was to be kept for longer is looked at again
+            (_log.info if keeps else _log.warning)(
+                "shipped segments are kept again" if keeps else "shipped segments go early; the journals fill up"
+            )
 
     def _count(self, batch: Batch, reading: Reading, written: Written) -> None:
         metrics = self._metrics

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from app.errors import StoreUnavailable
+from app.journal.keeper import journal_bytes
 from app.journal.segments import SHIPPER_LOCK, Stream, lock, segments
 from app.metrics import Metrics
 from app.shipper import ship
@@ -501,3 +502,24 @@ def test_back_off_grows_to_its_bound_and_is_jittered() -> None:
         pauses = [ship._back_off_seconds(failures) for _ in range(200)]
         assert bound / 2 < max(pauses) <= bound
         assert min(pauses) < bound / 2
+
+
+async def test_what_is_kept_for_restores_goes_early_before_it_costs_new_hits(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    dead = write_journal(tmp_path, numbered(PERSON, range(40)), segment_bytes=1_000)
+    writer = open_journal(tmp_path, segment_bytes=1_000)
+    write(writer, numbered(PERSON, range(40, 80)))
+    used = journal_bytes(tmp_path / "journals")
+    shipper, _ = shipper_of(tmp_path, database_url, journal_keep_hours=24, journal_max_bytes=3 * used)
+    assert 80 == await shipper.ship_once() + await shipper.ship_once()
+    assert used == journal_bytes(tmp_path / "journals")
+
+    write(writer, numbered(PERSON, range(80, 180)))
+    assert 100 == await shipper.ship_once()
+    await shipper.ship_once()
+    assert not dead.exists()
+    assert 1_000 >= journal_bytes(tmp_path / "journals")
+    assert Counter(range(180)) == await ids(store)
+    shipper.close()
+    writer.close()
