@@ -11,6 +11,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import fasteners
 import psutil
 import structlog
 
@@ -61,6 +62,8 @@ def start(data_directory: Path) -> str:
     try:
         data_directory.mkdir(parents=True, exist_ok=True)
         server = get_server(directory, start=False)
+        # The wheel's own lock is one for all servers of the machine, in a directory that belongs to whoever came first.
+        server._lock = fasteners.InterProcessLock(directory.with_name("postgres.lock"))
         _forget_dead_users(server)
         server.start()
     except _FAILURES as error:

@@ -26,11 +26,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
-    """Waits until the condition holds and gives its value."""
+def until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS, log: Path | None = None) -> Any:
+    """Waits until the condition holds and gives its value; a failure shows the end of the log."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"never: {what}"
+        if time.monotonic() > deadline:
+            end = log.read_text()[-3000:] if log and log.exists() else ""
+            raise AssertionError(f"never: {what}\n{end}")
         time.sleep(0.02)
     return value
 
@@ -120,9 +122,10 @@ class Service:
         return process
 
     def wait_ready(self) -> None:
-        until(self._is_ready, f"ready; the log says: {self.log.read_text()[-3000:]}")
+        until(self._is_ready, "ready", log=self.log)
 
     def _is_ready(self) -> bool:
+        assert all(process.poll() is None for process in self.processes[-1:]), self.log.read_text()[-3000:]
         try:
             return self.get("/readyz").status == 200
         except (OSError, http.client.HTTPException):
@@ -146,8 +149,9 @@ class Service:
     def wait_for_hits(self, number: int, seconds: float = WAIT_SECONDS) -> None:
         until(
             lambda: self.query("select count(*) from mailtrail.hits")[0][0] >= number,
-            f"{number} hits; the log says: {self.log.read_text()[-3000:] if self.log.exists() else ''}",
+            f"{number} hits",
             seconds,
+            self.log,
         )
 
     def wait_for_hits_of(self, mailing: str, mode: str, number: int) -> None:
