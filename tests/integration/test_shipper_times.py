@@ -159,7 +159,7 @@ async def test_quarantined_lines_go_with_their_time(store: Connection, database_
     await store.execute(
         "insert into mailtrail.quarantine (at, stream, reason, line)"
         " select now() - make_interval(days => age), 'reduced', 'damaged', ''"
-        " from unnest('{40, 99, 101}'::integer[]) as age"
+        " from unnest('{20, 29, 31}'::integer[]) as age"
     )
     shipper, _ = shipper_of(tmp_path, database_url, hits_retention_days=100)
     await shipper.ship_once()

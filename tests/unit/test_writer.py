@@ -88,3 +88,18 @@ def test_a_killed_writer_leaves_every_accepted_hit(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     (directory,) = tmp_path.iterdir()
     assert list(range(500)) == read(directory, Stream.IDENTIFIED)
+
+
+def test_an_old_segment_is_closed_though_it_is_not_full(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=10_000, max_bytes=10_000)
+    assert writer.append(PERSON) is None
+    writer.rotate_old(3_600)
+    assert writer.append(PERSON) is None
+    writer.rotate_old(0)
+    writer.rotate_old(0)  # an empty one is not closed
+    assert writer.append(PERSON) is None
+    writer.sync()
+    assert [1, 2] == [segment.number for segment in segments(writer.directory, Stream.IDENTIFIED)]
+    assert [1] == [segment.number for segment in segments(writer.directory, Stream.REDUCED)]
+    assert [1, 1, 1] == read(writer.directory, Stream.IDENTIFIED)
+    writer.close()
