@@ -181,14 +181,14 @@ async def _keys(connection: Connection, _: Settings) -> AsyncIterator[Finding]:
     keys = await connection.fetchrow(_SQL["keys"])
     assert keys is not None, "a statement without a table gives one row"
     if keys["spaces_without_key"]:
-        says = f"{keys['spaces_without_key']} spaces cannot make links"
+        says = f"spaces that cannot make links: {keys['spaces_without_key']}"
         yield Finding(Level.BAD, "keys", says, "run `mailtrail keys create --space …`")
     if keys["keys_not_exported"]:
-        says = f"{keys['keys_not_exported']} keys were never exported"
+        says = f"keys that were never exported: {keys['keys_not_exported']}"
         mend = "run `mailtrail keys export` and keep the file safe: without its key every sent link is dead"
         yield Finding(Level.WARNING, "keys", says, mend)
     elif not keys["spaces_without_key"]:
-        yield Finding(Level.GOOD, "keys", f"{keys['spaces']} spaces, all with exported keys")
+        yield Finding(Level.GOOD, "keys", f"all exported; spaces: {keys['spaces']}")
 
 
 async def _day_keys(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
@@ -197,10 +197,10 @@ async def _day_keys(connection: Connection, settings: Settings) -> AsyncIterator
     if not found["has_today"]:
         yield Finding(Level.BAD, "day keys", "there is none for today", "start the shipper, which makes them ahead")
     if found["missing"]:
-        says = f"{found['missing']} are missing: their anonymized hits count in totals only"
+        says = f"missing: {found['missing']}; their anonymized hits count in totals only"
         yield Finding(Level.WARNING, "day keys", says, "start a collector that still holds them; it puts them back")
     if found["overdue"]:
-        yield Finding(Level.BAD, "day keys", f"{found['overdue']} should be destroyed", "start the shipper")
+        yield Finding(Level.BAD, "day keys", f"should be destroyed: {found['overdue']}", "start the shipper")
     if found["has_today"] and not found["missing"] and not found["overdue"]:
         yield Finding(Level.GOOD, "day keys", "all there, none overdue")
 
@@ -208,7 +208,7 @@ async def _day_keys(connection: Connection, settings: Settings) -> AsyncIterator
 async def _quarantine(connection: Connection, _: Settings) -> AsyncIterator[Finding]:
     rows = await connection.fetch(_SQL["quarantine"])
     for row in rows:
-        says = f"{row['lines']} journal lines: {row['reason']}"
+        says = f"journal lines that are {row['reason']}: {row['lines']}"
         yield Finding(Level.WARNING, "quarantine", says, "look at mailtrail.quarantine; nothing waits for them")
     if not rows:
         yield Finding(Level.GOOD, "quarantine", "empty")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -26,6 +27,7 @@ from . import demo
 from .supervisor import Child, supervise
 
 GRACEFUL_SECONDS = 10
+RETRY_SECONDS = 0.1
 _log = structlog.get_logger()
 _end_with_parent = click.option("--end-with-parent", is_flag=True, hidden=True)
 
@@ -79,7 +81,17 @@ async def _keep_database(settings: Settings) -> None:
 async def _greet(settings: Settings, url: str, plays_demo: bool) -> None:
     if plays_demo:
         await demo.play(settings, url)
+    while not await asyncio.to_thread(_answers, settings):
+        await asyncio.sleep(RETRY_SECONDS)
     click.echo(f"Mailtrail serves {settings.public_url}. Ctrl-C stops it.")
+
+
+def _answers(settings: Settings) -> bool:
+    try:
+        socket.create_connection((settings.host, settings.port), 1).close()
+    except OSError:  # it is still starting, or starting again
+        return False
+    return True
 
 
 async def _collect(settings: Settings, url: str, end_with_parent: bool) -> None:

@@ -33,6 +33,7 @@ SPACE, EVENT = "Demo shop", "newsletter"
 SERVER_SECONDS = 30.0
 SHIPPED_SECONDS = 30.0
 RETRY_SECONDS = 0.1
+_TIMES = {1: "once", 2: "twice"}
 _TRACKED = re.compile(r'"(http[^"]+/(c|o)/[^"]+)"')
 _THUNDERBIRD = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Thunderbird/140.0"
 
@@ -150,7 +151,7 @@ def _show(messages: list[asyncpg.Record], mailing: list[asyncpg.Record]) -> None
     click.secho("\nThree people got the same newsletter; its event tracks by permission:\n", bold=True)
     show_rows(
         ("recipient", "permission", "did"),
-        [(p.recipient, p.permission, f"opened it, clicked {len(p.clicks)} times") for p in PEOPLE],
+        [(p.recipient, p.permission, f"opened it, clicked {_TIMES[len(p.clicks)]}") for p in PEOPLE],
     )
     click.secho("\nWhat the database knows of each message:\n", bold=True)
     show_records(messages)
