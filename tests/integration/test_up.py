@@ -32,7 +32,13 @@ def up(alone: Service) -> psutil.Process:
 
 
 def child(up: psutil.Process, command: str) -> psutil.Process | None:
-    return next((c for c in up.children() if command in c.cmdline()), None)
+    for process in up.children():
+        try:
+            if command in process.cmdline():
+                return process
+        except psutil.Error:  # it has just ended
+            continue
+    return None
 
 
 def send_and_click(alone: Service) -> None:
