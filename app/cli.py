@@ -46,6 +46,9 @@ def main() -> None:
     except MailtrailError as error:
         click.echo(f"mailtrail: {error}", err=True)
         sys.exit(error.exit_code)
+    except asyncpg.DataError:  # its text may quote the value, which may not be printable
+        click.echo("mailtrail: PostgreSQL cannot take a name or id that was given; it must be UTF-8 text", err=True)
+        sys.exit(1)
     except asyncpg.PostgresError as error:
         hint = f"; {error.hint}" if error.hint else ""
         click.echo(f"mailtrail: PostgreSQL refuses: {error.args[0]}{hint}", err=True)

@@ -3,25 +3,40 @@
 Invariant: a value that cannot work is refused at start with one line that names its variable, never later.
 """
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .errors import ConfigError, SettingsError
+from .tracking.destinations import NEVER_SCHEMES
 from .tracking.hits import IpPolicy
 from .tracking.settings import check_base_url
 
 PREFIX = "MAILTRAIL_"
+_LEAST_SEGMENTS = 4
+"""Segments that must have room: one is written, one is shipped, and what is kept goes first."""
+
 _COMMA_LISTS = ("trusted_proxies", "app_schemes")
 
 Network = IPv4Network | IPv6Network
 Bytes = Annotated[int, Field(ge=1)]
+
+
+_DATABASE_SCHEMES = ("postgresql", "postgres")
+_HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
+
+
+def _own_url(earlier: dict[str, Any]) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(earlier["host"], earlier["host"])
+    return f"http://[{host}]:{earlier['port']}" if ":" in host else f"http://{host}:{earlier['port']}"
 
 
 class Settings(BaseSettings):
@@ -38,7 +53,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the collector listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port that the collector listens on.")
     public_url: str = Field(
-        "http://127.0.0.1:8080", description="Base of tracked links, as recipients reach the collector."
+        default_factory=_own_url,
+        description="Base of tracked links, as recipients reach the collector; without it host and port.",
     )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), description="Networks of proxies whose X-Forwarded-For is believed, separated by commas."
@@ -63,7 +79,7 @@ class Settings(BaseSettings):
         60, ge=1, le=3650, description="Days after which a day's pseudonym key is destroyed."
     )
     hits_retention_days: int = Field(
-        730, ge=31, description="Days that single hits are kept; whole months are dropped, totals stay."
+        730, ge=31, le=40_000, description="Days that single hits are kept; whole months are dropped, totals stay."
     )
     snapshot_max_age_hours: float = Field(
         24, gt=0, description="With settings unconfirmed for longer, hits are recorded at most anonymized."
@@ -98,6 +114,36 @@ class Settings(BaseSettings):
         except SettingsError as error:
             raise ValueError(str(error)) from None
 
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _is_database_url(cls, value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str) or not text.strip():
+            return None
+        parts = urlsplit(text)
+        hosts = [_HOST.fullmatch(host) for host in parts.netloc.rpartition("@")[2].split(",")]
+        if parts.scheme not in _DATABASE_SCHEMES or any(host is None or int(host[1] or 0) > 65535 for host in hosts):
+            raise ValueError(
+                "give postgresql://user:password@host:port/database; in the password write / as %2F, @ as %40, : as %3A"
+            )
+        return value
+
+    @field_validator("app_schemes")
+    @classmethod
+    def _are_harmless(cls, value: frozenset[str]) -> frozenset[str]:
+        if never := sorted(value & NEVER_SCHEMES):
+            raise ValueError(
+                f"{', '.join(never)} links run or show what they contain and are never tracked; leave them out"
+            )
+        return value
+
+    @field_validator("journal_max_bytes")
+    @classmethod
+    def _has_room_for_segments(cls, value: int, info: ValidationInfo) -> int:
+        if value < (least := _LEAST_SEGMENTS * info.data.get("journal_segment_bytes", 0)):
+            raise ValueError(f"give at least {least}, {_LEAST_SEGMENTS} times MAILTRAIL_JOURNAL_SEGMENT_BYTES")
+        return value
+
     @property
     def journals_directory(self) -> Path:
         return self.data_directory / "journals"
@@ -124,10 +170,15 @@ def described(settings: Settings) -> list[Described]:
     """Every setting in the order of declaration."""
     return [
         Described(
-            PREFIX + name.upper(), _written(getattr(settings, name)), _written(field.default), field.description or ""
+            PREFIX + name.upper(), _written(getattr(settings, name)), _written(_default(name)), field.description or ""
         )
         for name, field in Settings.model_fields.items()
     ]
+
+
+def _default(name: str) -> Any:
+    earlier = {before: Settings.model_fields[before].default for before in ("host", "port")}
+    return Settings.model_fields[name].get_default(call_default_factory=True, validated_data=earlier)
 
 
 def _written(value: object) -> str:
@@ -142,11 +193,12 @@ def _written(value: object) -> str:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Variables with our prefix that no setting reads, each with the setting that may have been meant, or nothing."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known = [name.upper() for name in Settings.model_fields]
+    ours = {name: name.upper().removeprefix(PREFIX) for name in environment if name.upper().startswith(PREFIX)}
     return [
-        (name, next(iter(get_close_matches(name.upper(), known, 1)), ""))
-        for name in sorted(environment)
-        if name.upper().startswith(PREFIX) and name.upper() not in known
+        (name, "".join(PREFIX + meant for meant in get_close_matches(given, known, 1)))
+        for name, given in sorted(ours.items())
+        if given not in known
     ]
 
 
@@ -158,4 +210,5 @@ def load() -> Settings:
         first = error.errors()[0]
         variable = PREFIX + str(first["loc"][0]).upper()
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{variable}: {message} (it is {first['input']!r})") from None
+        is_secret = first["loc"][0] == "database_url"
+        raise ConfigError(f"{variable}: {message}" + ("" if is_secret else f" (it is {first['input']!r})")) from None

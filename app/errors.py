@@ -24,10 +24,6 @@ class NotFound(SettingsError):
     """The named space, event, mailing, link or key does not exist."""
 
 
-class ProtectedMode(SettingsError):
-    """The event is active and protected; leave protected mode first (HTTP 409)."""
-
-
 class TokenRefused(MailtrailError):
     """A token does not open. `reason` is a metric label: malformed, unknown_key, forged, revoked or wrong_kind."""
 

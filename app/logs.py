@@ -18,6 +18,7 @@ def configure(log_format: Literal["console", "json"], level: str) -> None:
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_warning)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -29,6 +30,11 @@ def configure(log_format: Literal["console", "json"], level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _is_no_warning(record: logging.LogRecord) -> bool:
+    """uvicorn's warnings are about single requests, `Invalid HTTP request received.`: anybody could fill the log."""
+    return record.levelno != logging.WARNING
 
 
 def place_of(error: BaseException) -> str:

@@ -6,6 +6,7 @@ where no database is configured. Invariant: importing it opens no file and no co
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator
 
@@ -52,24 +53,35 @@ class Application:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         settings = self._settings
+        _silence_access_log()
         metrics = Metrics(settings.metrics_directory)
         url = await asyncio.to_thread(pool.url_of, settings)
         beside = []
-        if settings.database_url is None:
-            async with pool.connected(url) as connection:
-                await install(connection, settings.anonymization_days)
-            beside.append(embedded.keep_running(settings.data_directory))
-        shipper = Shipper(settings, url, metrics)
-        async with CollectorRuntime(settings, url, metrics) as runtime:
-            tasks = [asyncio.create_task(work) for work in (*beside, shipper.run())]
+        async with contextlib.AsyncExitStack() as stack:
+            if settings.database_url is None:
+                stack.push_async_callback(asyncio.to_thread, embedded.leave, settings.data_directory)
+                async with pool.connected(url) as connection:
+                    await install(connection, settings)
+                beside.append(embedded.keep_running(settings.data_directory))
+            shipper = Shipper(settings, url, metrics)
+            stack.push_async_callback(shipper.drain)
+            runtime = await stack.enter_async_context(CollectorRuntime(settings, url, metrics))
+            stack.push_async_callback(_end, [asyncio.create_task(work) for work in (*beside, shipper.run())])
             self._app = runtime.app
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        await shipper.drain()
+            yield
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _silence_access_log() -> None:
+    """uvicorn's log of requests has addresses beside tokens: with the key it tells whose an anonymized hit is."""
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.propagate = False
 
 
 def _create() -> Application:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -95,9 +96,18 @@ class Metrics:
         """The metrics of all processes in Prometheus' text format."""
         if self._directory is None:
             return generate_latest(self._registry)
+        _forget_dead_processes(self._directory)
         collected = CollectorRegistry()
         MultiProcessCollector(collected, path=str(self._directory))  # type: ignore[no-untyped-call]
         return generate_latest(collected)
+
+
+def _forget_dead_processes(directory: Path) -> None:
+    """Removes the gauges of killed processes, which say nothing any more; their counters stay."""
+    for path in directory.glob("gauge_live*_*.db"):
+        process = path.stem.rpartition("_")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            path.unlink(missing_ok=True)
 
 
 def _join(directory: Path) -> int:

@@ -57,8 +57,7 @@ class TrackingLane:
         await self._elsewhere(scope, receive, send)
 
     async def _answer(self, scope: Scope, path: bytes) -> Answer:
-        client = scope.get("client")
-        request = (scope["method"], path, scope["headers"], client[0] if client else None)
+        request = (scope["method"], path, scope["headers"], _peer(scope))
         if self._journal_durable is None:
             return self._collector.handle(*request)
         made = self._collector.take(*request)
@@ -78,6 +77,12 @@ class TrackingLane:
 async def _send(send: Send, made: Answer) -> None:
     await send({"type": "http.response.start", "status": made.status, "headers": made.headers})
     await send({"type": "http.response.body", "body": made.body})
+
+
+def _peer(scope: Scope) -> str | None:
+    """The connection's address. A server that put a forwarded one in its place, uvicorn with port 0, hides it: none."""
+    client = scope.get("client")
+    return client[0] if client and client[1] else None
 
 
 def _raw_path(scope: Scope) -> bytes:

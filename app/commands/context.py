@@ -21,7 +21,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 @contextlib.asynccontextmanager
 async def database(settings: config.Settings | None = None) -> AsyncIterator[Connection]:
     """The configured database, its schema checked: SchemaError says what to run, StoreUnavailable what is wrong."""
-    url = pool.url_of(settings or config.load())
+    url = pool.url_of(settings or config.load(), may_create=False)
     async with pool.connected(url) as connection:
         await migrate.check(connection)
         yield connection

@@ -1,6 +1,6 @@
 """`doctor`: checks configuration, database, clocks, disk, keys and reach, and says what to do.
 
-Invariant: it changes nothing; one check that fails never keeps the others from running.
+Invariant: it changes no data; one check that fails never keeps the others from running.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ def doctor() -> None:
 async def _examine(settings: Settings) -> list[Finding]:
     findings = [*_variables(), *_disk(settings), *_reach(settings.public_url, "MAILTRAIL_PUBLIC_URL")]
     try:
-        url = await asyncio.to_thread(pool.url_of, settings)
+        url = await asyncio.to_thread(pool.url_of, settings, may_create=False)
         async with pool.connected(url) as connection:
             findings += [finding async for finding in _database(connection, settings)]
     except MailtrailError as error:
@@ -92,8 +92,10 @@ def _variables() -> Iterator[Finding]:
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     directory = settings.data_directory
+    if not directory.exists():
+        yield Finding(Level.WARNING, "disk", f"there is no {directory} yet", "it is made at the first start")
+        return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         seconds = _sync_seconds(settings)
         usage = shutil.disk_usage(directory)
     except OSError as error:

@@ -14,7 +14,7 @@ from .. import config
 from ..config import Settings
 from ..errors import SettingsError
 from ..sending.dispatch import find_dispatch
-from ..sending.links import mint_link, read_message_id, reopen_message, start_message
+from ..sending.links import mint_link, read_message_id, reopen_message, start_message, start_with_link
 from ..sending.minting import Minter
 from ..sending.prepare import Prepared, prepare
 from ..sending.sources import Form, read_source
@@ -41,6 +41,8 @@ _REASONS = {
     "declined": "not wanted",
     "dkim": "mail signed with DKIM",
     "encrypted": "encrypted part",
+    "malformed": "malformed mail or part",
+    "no_text": "mail without HTML or plain text",
     "personalised": "possibly personal",
     "placeholder": "with a placeholder to be filled",
     "prepared_before": "left when the mail was prepared first",
@@ -48,6 +50,7 @@ _REASONS = {
     "scheme": "neither http nor https",
     "signed": "signed part",
     "too_long": "too long",
+    "tracked_for_another": "tracked for another mail",
     "undecodable": "undecodable part",
     "unsubscribe": "for unsubscribing",
 }
@@ -182,6 +185,9 @@ async def _mint(connection: Connection, order: _Order, settings: Settings) -> _M
             minter = await reopen_message(connection, order.message_id, settings)
         else:
             dispatch, _ = await find_dispatch(connection, who(), *order.values(*_ADDRESS).values())
+            if order.url is not None:
+                minter, url, number = await start_with_link(connection, dispatch, order.url, settings)
+                return _Minted(url, minter, number)
             minter = await start_message(connection, dispatch, settings)
         if order.url is None:
             return _Minted(minter.pixel_url(), minter)
@@ -218,7 +224,7 @@ def _ring(export: bytes) -> KeyRing:
         document = orjson.loads(export)
     except orjson.JSONDecodeError:
         raise SettingsError("the keys' file is no JSON; give a file of `mailtrail keys export`") from None
-    return KeyRing({key.key_id: key for key, _ in read_export(document)})
+    return KeyRing({exported.key.key_id: exported.key for exported in read_export(document)})
 
 
 def _message(order: _Order, ceiling: Mode) -> Message:
@@ -266,6 +272,11 @@ def _summary(prepared: Prepared) -> str:
         parts = ["nothing tracked" + ("; the mail counts as sent untracked" if prepared.counted else "")]
     if prepared.untouched:
         parts.append(f"left as they were: {_reasons(prepared.untouched)}")
+    if another := prepared.untouched["tracked_for_another"]:
+        parts.append(
+            f"careful: a click on {'that one link' if another == 1 else f'those {another} links'} is recorded for the"
+            " recipient and mailing of that other mail; rewrite the original instead"
+        )
     if prepared.message_id:
         parts.append(f"message id {prepared.message_id}")
     return "; ".join(parts)

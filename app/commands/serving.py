@@ -15,10 +15,11 @@ import uvicorn
 import uvloop
 
 from .. import config, logs
+from ..collector.protocol import BoundedHttp
 from ..collector.runtime import CollectorRuntime
 from ..collector.sockets import bind
 from ..config import Settings
-from ..errors import ConfigError, StoreUnavailable
+from ..errors import ConfigError, MailtrailError, StoreUnavailable
 from ..metrics import Metrics
 from ..shipper.ship import Shipper
 from ..store import embedded, migrate, pool
@@ -60,7 +61,7 @@ def ship(end_with_parent: bool) -> None:
 
 async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
     async with pool.connected(url) as connection:
-        applied = await install(connection, settings.anonymization_days)
+        applied = await install(connection, settings)
         is_first = not await connection.fetchval("select exists (select from mailtrail.spaces)")
     if applied:
         _log.info("database migrated", applied=applied)
@@ -80,7 +81,10 @@ async def _keep_database(settings: Settings) -> None:
 
 async def _greet(settings: Settings, url: str, plays_demo: bool) -> None:
     if plays_demo:
-        await demo.play(settings, url)
+        try:
+            await demo.play(settings, url)
+        except MailtrailError as error:  # the server is more important than its demo
+            _log.error(f"the demo was not played to its end: {error}")
     while not await asyncio.to_thread(_answers, settings):
         await asyncio.sleep(RETRY_SECONDS)
     click.echo(f"Mailtrail serves {settings.public_url}. Ctrl-C stops it.")
@@ -100,8 +104,9 @@ async def _collect(settings: Settings, url: str, end_with_parent: bool) -> None:
         server = uvicorn.Server(
             uvicorn.Config(
                 runtime.app,
-                http="httptools",
+                http=BoundedHttp,
                 lifespan="off",
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -171,7 +176,7 @@ def _listen(settings: Settings) -> Any:
     except OSError as error:
         raise ConfigError(
             f"MAILTRAIL_HOST, MAILTRAIL_PORT: cannot listen on {settings.host}:{settings.port}"
-            f" ({error.strerror or error}); end what uses it or choose another port"
+            f" ({error.strerror or error}); choose another address or port, or end what uses it"
         ) from None
 
 

@@ -233,7 +233,10 @@ def create_mailing(name: str, space: str, event: str) -> None:
 @_of_event_if_needed
 @json_option
 def list_links(mailing: str, space: str, event: str | None, as_json: bool) -> None:
-    """List a mailing's links: number, label, address without personal values, and where they go instead."""
+    """List a mailing's links: number, label, address without personal values, and where they go instead.
+
+    Label and address are hidden until five different recipients have had the link.
+    """
 
     async def read(connection: Connection) -> list[Row]:
         return await store.list_links(connection, (await _find_mailing(connection, space, event, mailing))["id"])
@@ -330,6 +333,7 @@ def _link_entry(row: Row) -> dict[str, object]:
         "number": row["number"],
         "label": row["label"],
         "pattern": row["pattern"],
+        "shown": row["shown"],
         "occurrence": row["occurrence"],
         "switched_off": gone,
         "goes_to": row["destination"],

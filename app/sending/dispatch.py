@@ -47,6 +47,17 @@ class Dispatch:
             recipient=self.recipient,
         )
 
+    def differences(self, message: Message) -> list[str]:
+        """What of a message is not of this dispatch. Its recipient is known only under person_based."""
+        pairs = {
+            "space": (self.space, message.space),
+            "event": ((origin_of(self.event), self.event or 0), (message.origin, message.event)),
+            "mailing": (self.mailing, message.mailing),
+            "permission": (self.permission, message.permission),
+            "recipient": (self.recipient, message.recipient or self.recipient),
+        }
+        return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from ..errors import DestinationRefused
 from ..tracking.destinations import normalise
-from .html_tags import Attribute, Tag, Text, decode_attribute, tokenize
+from .html_tags import Attribute, Tag, Text, Unclosed, decode_attribute, tokenize
 
 MAX_LABEL_LENGTH = 80
 MAX_BASE_LENGTH = 1_000
@@ -102,7 +102,11 @@ def rewrite_html(
     leave: frozenset[str] = frozenset(),
     app_schemes: frozenset[str] = frozenset(),
 ) -> Rewritten:
-    """Tracks the links of an HTML document and puts the pixel in; `encoding` is the document's."""
+    """Tracks the links of an HTML document and puts the pixel in; `encoding` is the document's.
+
+    The pixel goes before the last `</body>`, else the last `</html>`, else to the end; but where the document ends
+    within a comment, a tag or a text like that of `<style>`, before that: inside it would be no tag.
+    """
     return change_html(source, track, pixel_url, Rules(encoding, leave, app_schemes)).apply(source)
 
 
@@ -211,6 +215,9 @@ def _read(source: str) -> _Document:
     # What is hidden in a conditional comment is no label of a link outside of it, and the other way round.
     open_anchors: dict[bool, _Anchor] = {}
     for token in tokenize(source):
+        if isinstance(token, Unclosed):
+            document.pixel_at = token.start
+            continue
         label_of = open_anchors.get(token.hidden)
         if isinstance(token, Text):
             if label_of:
@@ -231,7 +238,7 @@ def _read(source: str) -> _Document:
             label_of.see(" ")
             if token.name == "img":
                 label_of.see(_first_value(source, token, "alt"))
-    document.pixel_at = ends.get("body", ends.get("html", len(source)))
+    document.pixel_at = ends.get("body", ends.get("html", document.pixel_at))
     return document
 
 

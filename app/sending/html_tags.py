@@ -1,8 +1,9 @@
 """The tags and texts of an HTML document with their exact offsets, found as the standard's tokenizer finds them.
 
 Invariant: one forward pass; the offsets of what is yielded grow; the work is linear in the document's length whatever
-is in it. Source: https://html.spec.whatwg.org/multipage/parsing.html#tokenization. One addition: what mail programs
-read in conditional comments (`<!--[if mso]> … <![endif]-->`) is tokenized too, marked `hidden`.
+is in it. Source: https://html.spec.whatwg.org/multipage/parsing.html#tokenization. Two additions: what mail programs
+read in conditional comments (`<!--[if mso]> … <![endif]-->`) is tokenized too, marked `hidden`; and where the document
+ends within a comment, a tag or a raw text, it is told where that begins.
 """
 
 import re
@@ -60,7 +61,18 @@ class Text:
     hidden: bool
 
 
-def tokenize(source: str) -> Iterator[Tag | Text]:
+@dataclass(frozen=True, slots=True)
+class Unclosed:
+    """The markup that opens what the document ends in: a comment, a tag, or a raw text (`<style>`) without its end.
+
+    From `start` on nothing is a tag, besides hidden ones. There is one at most.
+    """
+
+    start: int
+    end: int
+
+
+def tokenize(source: str) -> Iterator[Tag | Text | Unclosed]:
     """Tags and texts in document order; comments and the content of script, style, title and the like are left out."""
     position, limit, resume = 0, len(source), len(source)
     hidden = False
@@ -80,16 +92,20 @@ def tokenize(source: str) -> Iterator[Tag | Text]:
             yield Text(position, position + 1, hidden)
             position += 1
         elif markup[2]:
+            name, closing = markup[2].lower(), bool(markup[1])
             attributes, position = _read_attributes(source, markup.end(), limit)
-            if attributes is not None:
-                name = markup[2].lower()
-                yield Tag(name, bool(markup[1]), start, position, attributes, hidden)
-                if not markup[1]:
-                    position = _skip_raw_text(source, name, position, limit)
+            resumed = position if closing else _skip_raw_text(source, name, position, limit)
+            if attributes is not None and (hidden or resumed is not None):
+                yield Tag(name, closing, start, position, attributes, hidden)
+            elif not hidden:
+                yield Unclosed(start, position)
+            position = limit if resumed is None else resumed
         elif markup[0] == "<!--":
             # Inside a comment no other one ends: looking again for an end there would be quadratic work.
             content_end, comment_end = (limit, limit) if hidden else _comment_end(source, position)
             condition = _CONDITION.match(source, position, content_end)
+            if not hidden and content_end == comment_end:
+                yield Unclosed(start, condition.end() if condition else limit)
             if condition is None:
                 position = comment_end
             else:
@@ -98,14 +114,16 @@ def tokenize(source: str) -> Iterator[Tag | Text]:
                     limit, resume, hidden = content_end, comment_end, True
         else:
             close = source.find(">", position, limit)
+            if close < 0 and not hidden:
+                yield Unclosed(start, limit)
             position = limit if close < 0 else close + 1
 
 
 def _comment_end(source: str, start: int) -> tuple[int, int]:
-    """Where the content of the comment at `start` ends, and where the comment does."""
+    """Where the content of the comment at `start` ends, and where the comment does; the same if it is unclosed."""
     for empty in ("<!-->", "<!--->"):
         if source.startswith(empty, start):
-            return start + len(empty), start + len(empty)
+            return start + len("<!--"), start + len(empty)
     end = _COMMENT_END.search(source, start + 4)
     return (end.start(), end.end()) if end else (len(source), len(source))
 
@@ -133,13 +151,55 @@ def _read_attributes(source: str, position: int, limit: int) -> tuple[tuple[Attr
     return None, limit
 
 
-def _skip_raw_text(source: str, name: str, position: int, limit: int) -> int:
+def _skip_raw_text(source: str, name: str, position: int, limit: int) -> int | None:
+    """Where the tokenizer goes on behind the start tag that ends at `position`; None if it does not, up to `limit`."""
     if name == "plaintext":
-        return limit
+        return None
     if name not in _RAW_TEXT:
         return position
     end_tag = _RAW_TEXT[name].search(source, position, limit)
-    return end_tag.start() if end_tag else limit
+    if end_tag is None or _read_attributes(source, end_tag.end(), limit)[0] is None:  # an unfinished one ends nothing
+        return None
+    return end_tag.start()
+
+
+PRESCAN_BYTES = 1_024
+"""Where browsers look for a document's word on its charset."""
+
+_CONTENT_CHARSET = re.compile(
+    rf"charset[{_SPACE}]*+=[{_SPACE}]*+(?:\"([^\"]*+)\"|'([^']*+)'|([^{_SPACE};\"'][^{_SPACE};]*+))", re.I
+)
+_XML_ENCODING = re.compile(r"<\?xml[^>]*?encoding[\0- ]*+=[\0- ]*+(?:\"([^\">\0- ]++)\"|'([^'>\0- ]++)')")
+
+
+def declared_charsets(data: bytes) -> Iterator[str]:
+    """The charset labels of a document's meta elements in document order, and last the one of its XML declaration.
+
+    Only the first 1,024 bytes are read, and no comment, not even a conditional one. Source:
+    https://html.spec.whatwg.org/#prescan-a-byte-stream-to-determine-its-encoding; beyond it, but as browsers do, a meta
+    within title, script, style and the like does not count, and character references are decoded.
+    """
+    source = data[:PRESCAN_BYTES].decode("latin-1")
+    for token in tokenize(source):
+        if isinstance(token, Tag) and token.name == "meta" and not (token.closing or token.hidden):
+            yield _meta_charset(source, token)
+    if declaration := _XML_ENCODING.match(source):
+        yield declaration[1] or declaration[2]
+
+
+def _meta_charset(source: str, meta: Tag) -> str:
+    """Its own attribute counts even if nobody knows that charset; "" if it names none."""
+    if meta.attribute("charset"):
+        return _value(source, meta, "charset")
+    if _value(source, meta, "http-equiv").lower() != "content-type":
+        return ""
+    found = _CONTENT_CHARSET.search(_value(source, meta, "content"))
+    return found[found.lastindex or 0] if found else ""
+
+
+def _value(source: str, tag: Tag, name: str) -> str:
+    at = tag.attribute(name)
+    return decode_attribute(source[at.value_start : at.value_end]) if at else ""
 
 
 _REFERENCE = re.compile(r"&(?:#(?:[xX]([0-9A-Fa-f]++)|([0-9]++));?|([A-Za-z][A-Za-z0-9]*+;?))(=?)")

@@ -11,7 +11,7 @@ from ..store import keys
 from ..store import settings as store
 from ..store.pool import Connection
 from ..tracking.destinations import normalise
-from ..tracking.links import PLACEHOLDER, pattern_of
+from ..tracking.links import PLACEHOLDER, host_of, pattern_of
 from ..tracking.modes import Mode, Origin, effective
 from ..tracking.tokens import KeyRing, Kind, Message, key_id_of
 from .dispatch import Dispatch, Terms, read_terms
@@ -21,13 +21,29 @@ from .minting import Minter, click_token, key_ids, refuse_tracked
 async def start_message(connection: Connection, dispatch: Dispatch, settings: Settings) -> Minter:
     """A new message under what the settings allow now, counted as sent; SettingsError where tracking is off."""
     async with connection.transaction():
-        terms = await read_terms(
-            connection, settings, dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
-        )
-        message = dispatch.message(_allowed(terms))
-        ring = await keys.key_ring(connection, message.space)
-        await store.count_sent(connection, dispatch.mailing, message.ceiling)
-    return Minter(ring, message, terms.base)
+        minter = await _new_message(connection, dispatch, settings)
+        await store.count_sent(connection, dispatch.mailing, minter.message.ceiling)
+    return minter
+
+
+async def start_with_link(
+    connection: Connection, dispatch: Dispatch, url: str, settings: Settings
+) -> tuple[Minter, str, int]:
+    """A new message with the tracked URL and number of its first link. What is refused is not counted."""
+    async with connection.transaction():
+        minter = await _new_message(connection, dispatch, settings)
+        tracked, number = await mint_link(connection, minter, url, settings, dispatch.recipient)
+        # After the links, as in `prepare`: two senders that lock in different orders wait for each other.
+        await store.count_sent(connection, dispatch.mailing, minter.message.ceiling)
+    return minter, tracked, number
+
+
+async def _new_message(connection: Connection, dispatch: Dispatch, settings: Settings) -> Minter:
+    terms = await read_terms(
+        connection, settings, dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
+    )
+    message = dispatch.message(_allowed(terms))
+    return Minter(await keys.key_ring(connection, message.space), message, terms.base)
 
 
 async def reopen_message(connection: Connection, message_id: str, settings: Settings) -> Minter:
@@ -56,31 +72,27 @@ async def mint_link(
 ) -> tuple[str, int]:
     """The tracked URL of a link and its number, registered if it is new. DestinationRefused if it cannot be tracked.
 
-    A message id below person_based holds no recipient: without `recipient` nobody can say whether a path names one,
-    and a link that is not registered yet is described by its host only.
+    A hidden link counts for its recipient as in a whole mail, once however often it is minted. A message id below
+    person_based holds no recipient: without `recipient` nobody can say whose link it is or whether its path names one,
+    so it counts for nobody, and one that is not registered yet goes by its host only.
     """
     destination = normalise(url, app_schemes=settings.app_schemes)
     if token := click_token(destination):
         refuse_tracked(await keys.key_ring(connection, None, key_ids([token])), destination)
     recipient = _recipient(minter.message, recipient)
     pattern = pattern_of(destination, recipient)
-    number = await _number(connection, minter.message.mailing, pattern, is_safe=recipient is not None)
+    number = await _number(connection, minter.message.mailing, pattern, recipient)
     return minter.click_url(destination, pattern, number), number
 
 
-async def _number(connection: Connection, mailing: int, pattern: str, *, is_safe: bool) -> int:
-    entry = (pattern, 1)
-    numbers = await store.link_numbers(connection, mailing, [entry])
-    if not numbers:
-        entry = entry if is_safe else (_host_only(pattern), 1)
-        numbers = await store.register_links(connection, mailing, [entry], [""])
-    return numbers[entry]
-
-
-def _host_only(pattern: str) -> str:
-    scheme, _, rest = pattern.partition(":")
-    host = rest.removeprefix("//").partition("/")[0]
-    return f"{scheme}://{host}/{PLACEHOLDER}" if rest.startswith("//") else f"{scheme}:{PLACEHOLDER}"
+async def _number(connection: Connection, mailing: int, pattern: str, recipient: str | None) -> int:
+    fingerprints = await store.link_fingerprints(connection, mailing)
+    link, mark = fingerprints.describe((pattern, 1)), fingerprints.mark(recipient)
+    if recipient is None and not await store.is_registered(connection, mailing, link):
+        link = fingerprints.describe((f"{host_of(pattern)}/{PLACEHOLDER}", 1))
+    (numbered,) = await store.number_links(connection, mailing, [link], mark)
+    await store.mark_links(connection, mailing, [numbered], mark)
+    return numbered.number
 
 
 def _recipient(message: Message, given: str | None) -> str | None:

@@ -14,6 +14,7 @@ from ..errors import DestinationRefused, MailRefused
 from ..tracking.destinations import normalise, web_codec
 from .flowed import join_lines
 from .html_links import Changes, Edit, Rules, Track, change_html, change_text
+from .html_tags import declared_charsets
 from .mime_parts import Part, read_structure
 from .transfer import (
     ByteEdit,
@@ -28,13 +29,14 @@ from .transfer import (
 _PGP = re.compile(r"(?:^|>)-----BEGIN PGP (SIGNED )?MESSAGE-----", re.M)
 _LINE_END = re.compile(rb"\r?\n")
 _SHIFTS = re.compile(rb"[\x0e\x1b]|~\{")  # to charsets whose letters look like ASCII
-_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+
+BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
 @dataclass(frozen=True, slots=True)
 class RewrittenMail:
-    """`untouched` counts links by the reasons of `Rewritten`, parts that are undecodable, and why a whole mail was
-    left as it was: dkim, signed or encrypted."""
+    """`untouched` counts links by the reasons of `Rewritten`, parts by those of `Structure` (undecodable, malformed,
+    no_text), and why a whole mail was left as it was: dkim, signed, encrypted or malformed."""
 
     raw: bytes
     tracked: int
@@ -61,7 +63,7 @@ def rewrite_mail(
     if protected:
         return RewrittenMail(raw, 0, protected)
     found = _LINE_END.search(raw)
-    mail = _Rewriting(raw, track, found[0] if found else b"\r\n")
+    mail = _Rewriting(raw, track, found[0] if found else b"\r\n", untouched=structure.unread)
     leave = frozenset(_normalised(structure.unsubscribe_urls, app_schemes))
     with_pixel = next((body for body in reversed(bodies) if body.is_readable and body.part.is_html), None)
     for body in bodies:
@@ -96,7 +98,7 @@ class _Body:
         encoded = raw[part.start : part.end]
         source = QuotedPrintable(encoded) if part.transfer_encoding == "quoted-printable" else None
         data = source.decoded if source else _transfer_decoded(encoded, part.transfer_encoding)
-        if data is None or (codec := _codec_of(part.charset, data)) is None:
+        if data is None or (codec := _codec_of(part, data)) is None:
             return cls(part, encoded)
         try:
             text = data.decode(codec, "surrogateescape")
@@ -155,13 +157,22 @@ def _transfer_decoded(encoded: bytes, transfer_encoding: str) -> bytes | None:
     return encoded if transfer_encoding in ("7bit", "8bit", "binary") else None
 
 
-def _codec_of(charset: str, data: bytes) -> str | None:
-    """The codec as browsers choose it: a byte order mark counts more than the label."""
-    for mark, codec in _BYTE_ORDER_MARKS.items():
+def _codec_of(part: Part, data: bytes) -> str | None:
+    """The codec as browsers choose it: a byte order mark counts more than the label, the label more than a meta."""
+    if not part.charset.strip() or data.startswith(tuple(BYTE_ORDER_MARKS)):
+        return own_codec(data, is_html=part.is_html)
+    return web_codec(part.charset) or ("utf-8" if data.isascii() and not _SHIFTS.search(data) else None)
+
+
+def own_codec(data: bytes, *, is_html: bool) -> str:
+    """The codec of an unlabelled text as browsers choose it: by byte order mark, its meta elements, else a guess."""
+    for mark, codec in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             return codec
-    if charset.strip():
-        return web_codec(charset) or ("utf-8" if data.isascii() and not _SHIFTS.search(data) else None)
+    declared = declared_charsets(data) if is_html else ()
+    if known := next((name for charset in declared if (name := web_codec(charset))), None):
+        # A charset that was read out of ASCII bytes is not UTF-16, whatever it says.
+        return "utf-8" if known.startswith("utf-16") else known
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 _FIELD = re.compile(
     rb"(?!--)(?:([!-9;-~]*+)[ \t]*+:|From |[ \t])([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)"  # `From `: of mbox files
@@ -28,6 +29,9 @@ _READ_FIELDS = frozenset(
 _TYPE = re.compile(r"\s*+([^\s;/()<>@,\\\"]++/[^\s;/()<>@,\\\"]++)")
 _WORD = re.compile(r"\s*+([\w-]+)")
 _PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*+))', re.S)
+_SECTION = re.compile(r"([^*]+)\*(?:(0|[1-9][0-9]{0,3})(\*?))?")  # name*, name*0, name*0* of RFC 2231
+# What only a body has: line ends of CR alone, which nobody reads as such, or a line that begins with a URL or a tag.
+_BODY_IN_HEADER = re.compile(rb"(?<!\r)(?:\r++[!-9;-~]++[ \t]*+:|\r\r++(?!\n))|^(?:https?:|<)", re.M | re.I)
 _LIST_URL = re.compile(r"<([^<>]++)>")
 
 _TEXTS = frozenset({"text/html", "text/plain"})
@@ -44,11 +48,28 @@ class HeaderField:
     end: int
 
     def parameters(self) -> dict[str, str]:
-        """The parameters by lower-case name, the first of each; continuations (RFC 2231) are not put together."""
+        """The parameters by lower-case name, the first of each; what RFC 2231 writes in sections is put together.
+
+        Where a parameter is written both ways, the newer one counts. Encoded octets, of whatever charset, are read as
+        latin-1 like all others.
+        """
         found: dict[str, str] = {}
-        for name, quoted, token in _PARAMETER.findall(self.value):
-            found.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or token)
-        return found
+        sections: dict[str, dict[int, str]] = {}
+        for full_name, quoted, token in _PARAMETER.findall(self.value):
+            name, value = full_name.lower(), re.sub(r"\\(.)", r"\1", quoted) or token
+            if section := _SECTION.fullmatch(name):
+                number = int(section[2] or 0)
+                text = value if section[3] == "" else _decode_octets(value, is_first=number == 0)
+                sections.setdefault(section[1], {}).setdefault(number, text)
+            else:
+                found.setdefault(name, value)
+        return found | {name: "".join(numbered[at] for at in sorted(numbered)) for name, numbered in sections.items()}
+
+
+def _decode_octets(value: str, *, is_first: bool) -> str:
+    """The first section begins with `charset'language'`."""
+    pieces = value.split("'", 2) if is_first else []
+    return unquote(pieces[2] if len(pieces) == 3 else value, "latin-1")
 
 
 _NO_FIELD = HeaderField("", 0, 0)
@@ -61,6 +82,7 @@ class Header:
     fields: dict[bytes, list[HeaderField]]
     end: int
     body_start: int
+    holds_body: bool  # no blank line ends it, so that it has taken in what should be shown
 
     def first(self, name: bytes) -> HeaderField:
         """The first field of this name, an empty one if there is none."""
@@ -83,11 +105,30 @@ class Part:
 
 @dataclass(slots=True)
 class Structure:
-    """What a mail shows, in document order. `protected` counts why it must not be changed: dkim, signed, encrypted."""
+    """What a mail shows, in document order. `protected` counts why it must not be changed: dkim, signed, encrypted, or
+    malformed if its header holds the body.
+
+    `unread` counts the parts that mail programs may show and this does not read: malformed ones, whose header holds
+    the body, or multiparts without a part, their boundary missing or never found; forwarded mails that are encoded
+    (undecodable); and no_text once, if all that a mail shows as text is neither HTML nor plain, or belongs to a root
+    that is missing. Attachments and files are not meant to be read, so they are not counted, and neither is a mail
+    that has no body and no link.
+    """
 
     parts: list[Part] = field(default_factory=list)
     protected: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
     unsubscribe_urls: list[str] = field(default_factory=list)  # of List-Unsubscribe, also of forwarded mails
+
+    def add_leaf(self, content: "_Content", end: int) -> None:
+        """Takes in what has a body and no parts, a multipart that should have some too."""
+        if content.is_shown_text:
+            self.parts.append(content.part(end))
+        elif not content.is_attachment:
+            if content.is_multipart or content.is_message:
+                self.unread["malformed" if content.is_multipart else "undecodable"] += 1
+            elif content.is_text and not content.is_file:
+                self.unread["no_text"] = 1
 
 
 def read_structure(raw: bytes) -> Structure:
@@ -103,18 +144,23 @@ def read_structure(raw: bytes) -> Structure:
         if start == 0 and b"dkim-signature" in header.fields:
             structure.protected["dkim"] += 1
         content = _Content.of(header, None if is_message else nesting.innermost)
+        opened = None
         if content.protection:
             structure.protected[content.protection] += 1
+        elif header.holds_body:
+            (structure.unread if start else structure.protected)["malformed"] += 1
         elif content.is_inline_message:
             start, is_message = header.body_start, True
             continue
-        elif content.opens:
-            nesting.open(content.opens)
+        elif opened := content.opens:
+            nesting.open(opened)
         end, start = nesting.next_part(header.body_start)
         is_message = False
         # What is put into an empty body could stand on its delimiter's line.
-        if content.is_shown_text and end > header.body_start:
-            structure.parts.append(content.part(end))
+        if end > header.body_start and not header.holds_body and (start is None or opened is not nesting.innermost):
+            structure.add_leaf(content, end)
+    if structure.parts or len(structure.unread) > 1:
+        del structure.unread["no_text"]
     return structure
 
 
@@ -129,7 +175,10 @@ def _read_header(raw: bytes, start: int) -> Header:
             fields.setdefault(name, []).append(HeaderField(value, *found.span(2)))
         position = found.end()
     blank = _BLANK_LINE.match(raw, position)
-    return Header(fields, position, blank.end() if blank else position)
+    holds_body = _BODY_IN_HEADER.search(raw, start, position) is not None
+    if not blank and position == len(raw):
+        holds_body = holds_body or b"://" in raw[start:]
+    return Header(fields, position, blank.end() if blank else position, holds_body)
 
 
 def _unsubscribe_urls(header: Header) -> Iterator[str]:
@@ -180,8 +229,7 @@ class _Content:
     def is_file(self) -> bool:
         """A text with a name is a file that is shown in the mail; the recipient gets it as it was sent."""
         disposition = self.header.first(b"content-disposition").parameters()
-        named = any(value for name, value in disposition.items() if name.partition("*")[0] == "filename")
-        return self.parent is not None and (named or bool(self.parameters.get("name")))
+        return self.parent is not None and bool(disposition.get("filename") or self.parameters.get("name"))
 
     @property
     def is_resource(self) -> bool:
@@ -193,16 +241,28 @@ class _Content:
 
     @property
     def is_inline_message(self) -> bool:
-        is_plain = self.transfer_encoding in _IDENTITIES
-        return self.content_type in ("message/rfc822", "message/global") and is_plain and not self.is_attachment
+        return self.is_message and self.transfer_encoding in _IDENTITIES and not self.is_attachment
+
+    @property
+    def is_message(self) -> bool:
+        return self.content_type in ("message/rfc822", "message/global")
+
+    @property
+    def is_multipart(self) -> bool:
+        return self.content_type.startswith("multipart/")
+
+    @property
+    def is_text(self) -> bool:
+        return self.content_type.startswith("text/")
 
     @property
     def opens(self) -> _Multipart | None:
-        kind, _, subtype = self.content_type.partition("/")
         boundary = self.parameters.get("boundary", "").rstrip().encode("latin-1")
-        if kind != "multipart" or not boundary or self.is_attachment:
+        if not self.is_multipart or not boundary or self.is_attachment:
             return None
-        return _Multipart(boundary, subtype, self.parameters.get("start", "").strip())
+        return _Multipart(
+            boundary, self.content_type.removeprefix("multipart/"), self.parameters.get("start", "").strip()
+        )
 
     @property
     def is_shown_text(self) -> bool:

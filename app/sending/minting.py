@@ -84,15 +84,15 @@ def key_ids(tokens: Iterable[str]) -> set[int]:
     return found
 
 
-def opens(ring: KeyRing, token: str | None, kind: Kind) -> bool:
-    """Whether one of the ring's keys sealed this, for this use."""
+def opened(ring: KeyRing, token: str | None, kind: Kind) -> Message | None:
+    """The message that a token is of; None unless one of the ring's keys sealed it, for this use."""
     try:
-        return token is not None and bool(ring.open(token, kind))
+        return None if token is None else ring.open(token, kind).message
     except TokenRefused:
-        return False
+        return None
 
 
 def refuse_tracked(ring: KeyRing, destination: str) -> None:
     """DestinationRefused for a link that is tracked already: a click would be counted twice."""
-    if opens(ring, click_token(destination), Kind.CLICK):
+    if opened(ring, click_token(destination), Kind.CLICK):
         raise DestinationRefused("already_tracked", "this link is tracked already; use it as it is")

@@ -9,18 +9,15 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ..errors import MailRefused
-from ..tracking.destinations import web_codec
 from .html_links import Track, rewrite_html
-from .mime import RewrittenMail, rewrite_mail
+from .mime import BYTE_ORDER_MARKS, RewrittenMail, own_codec, rewrite_mail
 from .mime_parts import read_structure
 from .transfer import QuotedPrintable, decode_base64
 
 Form = Literal["mail", "html"]
 
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:|From ")  # `From `: of mbox files
-_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
-_META_CHARSET = re.compile(rb"<meta\s[^>]*?charset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.I)
-_META_BYTES = 1_024  # where browsers look for it
+_START_BYTES = 1_024
 
 
 class Source(Protocol):
@@ -72,7 +69,7 @@ class Document:
 
     def __post_init__(self) -> None:
         _refuse_empty(self.raw)
-        object.__setattr__(self, "_codec", _codec_of(self.raw))
+        object.__setattr__(self, "_codec", own_codec(self.raw, is_html=True))
         try:
             exact = self._text().encode(self._codec, "surrogateescape") == self.raw
         except UnicodeError:
@@ -105,8 +102,8 @@ def read_source(
 def _form_of(raw: bytes) -> Form:
     if _FIELD.match(raw):
         return "mail"
-    start = raw[:_META_BYTES].replace(b"\0", b"")  # UTF-16
-    for mark in _BYTE_ORDER_MARKS:
+    start = raw[:_START_BYTES].replace(b"\0", b"")  # UTF-16
+    for mark in BYTE_ORDER_MARKS:
         start = start.removeprefix(mark)
     if start.lstrip().startswith(b"<"):
         return "html"
@@ -118,20 +115,3 @@ def _form_of(raw: bytes) -> Form:
 def _refuse_empty(raw: bytes) -> None:
     if not raw.strip():
         raise MailRefused("there is nothing to rewrite: it is empty; hand over a whole mail or an HTML document")
-
-
-def _codec_of(raw: bytes) -> str:
-    """The codec as browsers choose it: a byte order mark, the document's own word, else what the bytes can be."""
-    for mark, codec in _BYTE_ORDER_MARKS.items():
-        if raw.startswith(mark):
-            return codec
-    declared = _META_CHARSET.search(raw, 0, _META_BYTES)
-    codec_name = web_codec(declared[1].decode("latin-1")) if declared else None
-    if codec_name is not None:
-        # A charset that was read out of ASCII bytes is not UTF-16, whatever it says.
-        return "utf-8" if codec_name.startswith("utf-16") else codec_name
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8"

@@ -15,6 +15,7 @@ from ..errors import MailtrailError
 from ..journal.lines import DamagedLine, decode_line
 from ..journal.segments import Stream
 from ..tracking.hits import Hit
+from ..tracking.modes import Mode
 from .journals import Position
 
 Line = tuple[Hit, bytes]
@@ -91,7 +92,8 @@ class Store(Protocol):
 def _is_sound(hit: Hit) -> bool:
     """Whether every value has the type and range that the store has room for: a right checksum does not say so."""
     return (
-        type(hit.hit_id) is int
+        hit.mode is not Mode.OFF
+        and type(hit.hit_id) is int
         and -_INT64 <= hit.hit_id < _INT64
         and type(hit.space) is int
         and -_INT64 <= hit.space < _INT64

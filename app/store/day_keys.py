@@ -35,13 +35,21 @@ async def keep_day_keys(connection: Connection, *, anonymization_days: int) -> N
 
 
 async def restore_day_keys(connection: Connection, held: Mapping[date, bytes]) -> dict[date, bytes]:
-    """Puts back the held keys that the database lost and should have; returns the held keys that are genuine."""
+    """Puts back the held keys that the database lost and should have; returns the held keys that are genuine.
+
+    A day of which a database restored from an old backup never heard had the held key, and must not get another one.
+    """
     genuine = {}
-    for row in await connection.fetch(_SQL["logged"]):
-        key = held.get(row["day"])
-        if key is None or fingerprint(key) != row["fingerprint"]:
+    logged = {row["day"]: row for row in await connection.fetch(_SQL["logged"])}
+    for day, key in held.items():
+        log = logged.get(day)
+        if log is None:
+            lost = await connection.fetchval(_SQL["make"], day, key, fingerprint(key))
+        elif log["destroyed"] or log["fingerprint"] != fingerprint(key):
             continue
-        genuine[row["day"]] = key
-        if await connection.fetchval(_SQL["restore"], row["day"], key, row["fingerprint"]):
-            _log.warning("day key put back into the database, which had lost it", day=row["day"].isoformat())
+        else:
+            lost = await connection.fetchval(_SQL["restore"], day, key, log["fingerprint"])
+        genuine[day] = key
+        if lost:
+            _log.warning("day key put back into the database, which had lost it", day=day.isoformat())
     return genuine

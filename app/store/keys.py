@@ -4,7 +4,7 @@ Invariant: a key is never deleted, or every link sealed with it would be dead; e
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -88,6 +88,7 @@ async def export(connection: Connection, who: str, space: int | None = None) -> 
                 "id": _name(row["id"]),
                 "space": f"{row['space_id']:08x}",
                 "space_name": row["space_name"],
+                "space_deleted": row["space_deleted"],
                 "state": row["state"],
                 "secret": row["secret"].hex(),
             }
@@ -96,12 +97,23 @@ async def export(connection: Connection, who: str, space: int | None = None) -> 
     }
 
 
-def read_export(document: object) -> list[tuple[Key, str]]:
-    """The keys of an export with their spaces' names, oldest first; SettingsError if it is none."""
+class ExportedKey(NamedTuple):
+    """A key with what is needed to make its space again: a deleted one stays a tombstone, which records nothing."""
+
+    key: Key
+    space_name: str
+    space_deleted: bool
+
+
+def read_export(document: object) -> list[ExportedKey]:
+    """The keys of an export, oldest first; SettingsError if it is none."""
     try:
         if not isinstance(document, dict) or document["mailtrail_keys"] != EXPORT_FORMAT:
             raise ValueError("not an export of this version")
-        return [(_read_key(entry), check_name(entry["space_name"], "space")) for entry in document["keys"]]
+        return [
+            ExportedKey(_read_key(entry), check_name(entry["space_name"], "space"), entry["space_deleted"] is True)
+            for entry in document["keys"]
+        ]
     except KeyError as error:
         raise SettingsError(f"this is no file of `mailtrail keys export` ({error} is missing)") from None
     except (AttributeError, TypeError, ValueError, SettingsError) as error:
@@ -126,8 +138,8 @@ async def import_keys(connection: Connection, who: str, document: object) -> tup
     added = 0
     exported = read_export(document)
     async with connection.transaction():
-        for key, space_name in exported:
-            await connection.execute(_SQL["import_space"], key.space, space_name)
+        for key, space_name, space_deleted in exported:
+            await connection.execute(_SQL["import_space"], key.space, space_name, space_deleted)
             await connection.execute(_SQL["lock_space"], key.space)
             there = await connection.fetchrow(_SQL["key"], key.key_id)
             if there is None:

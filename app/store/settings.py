@@ -7,11 +7,13 @@ Ids are random, never serial: a restored backup must not hand an old id to somet
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from ..errors import NotFound, SettingsError
+from ..tracking.fingerprints import SHOWN_RECIPIENTS, Described, Fingerprints
 from ..tracking.modes import Mode
 from ..tracking.overrides import check_override
 from ..tracking.settings import check_base_url, check_name, default_mode, relay_mode
@@ -28,8 +30,14 @@ _MAILING_ID = re.compile(r"[0-9a-f]{12}")
 
 Row = asyncpg.Record
 
-LinkEntry = tuple[str, int]
-"""(pattern, occurrence): what gives a link its number within a mailing."""
+
+@dataclass(frozen=True, slots=True)
+class NumberedLink:
+    """A link with its number; `is_due`: it is hidden, and its recipient is not among those that had it."""
+
+    link: Described
+    number: int
+    is_due: bool
 
 
 async def _with_new_id(bits: int, insert: Callable[[int], Awaitable[Row | None]], taken: str) -> Row:
@@ -221,21 +229,67 @@ async def list_links(connection: Connection, mailing: int) -> list[Row]:
     return await connection.fetch(_SQL["links"], mailing)
 
 
-async def link_numbers(connection: Connection, mailing: int, entries: Sequence[LinkEntry]) -> dict[LinkEntry, int]:
-    """The numbers of those entries that have one."""
-    rows = await connection.fetch(_SQL["link_numbers"], mailing, [e[0] for e in entries], [e[1] for e in entries])
-    return {(row["pattern"], row["occurrence"]): row["number"] for row in rows}
+async def link_fingerprints(connection: Connection, mailing: int) -> Fingerprints:
+    """What turns a mailing's links into what the table may hold of them."""
+    return Fingerprints(await connection.fetchval(_SQL["link_key"]), mailing)
 
 
-async def register_links(
-    connection: Connection, mailing: int, entries: Sequence[LinkEntry], labels: Sequence[str]
-) -> dict[LinkEntry, int]:
-    """Numbers the entries that have none, in one statement, and returns the numbers of all of them."""
-    patterns, occurrences = [entry[0] for entry in entries], [entry[1] for entry in entries]
+async def number_links(
+    connection: Connection, mailing: int, links: Sequence[Described], mark: bytes
+) -> list[NumberedLink]:
+    """The links with their numbers. New ones are registered as hidden, with the mark of the first to have them.
+
+    No text is sent. Links that were there are not marked, and nobody waits for them: that is for `mark_links`.
+    """
+    numbers = await _link_numbers(connection, mailing, links, mark)
+    unknown = [link for link in links if (link.fingerprint, link.occurrence) not in numbers]
+    if unknown:
+        async with connection.transaction():
+            await connection.execute(_SQL["lock_mailing"], mailing)
+            await connection.execute(
+                _SQL["register_links"],
+                mailing,
+                [link.fingerprint for link in unknown],
+                [link.occurrence for link in unknown],
+                [link.host for link in unknown],
+                [link.label_fingerprint for link in unknown],
+                mark,
+            )
+            numbers |= await _link_numbers(connection, mailing, unknown, mark)
+    return [NumberedLink(link, *numbers[link.fingerprint, link.occurrence]) for link in links]
+
+
+async def is_registered(connection: Connection, mailing: int, link: Described) -> bool:
+    """Whether a link has a number already."""
+    return bool(await _link_numbers(connection, mailing, [link], b""))
+
+
+async def _link_numbers(
+    connection: Connection, mailing: int, links: Sequence[Described], mark: bytes
+) -> dict[tuple[bytes, int], tuple[int, bool]]:
+    rows = await connection.fetch(
+        _SQL["link_numbers"], mailing, [link.fingerprint for link in links], [link.occurrence for link in links], mark
+    )
+    return {(row["fingerprint"], row["occurrence"]): (row["number"], row["is_due"]) for row in rows}
+
+
+async def mark_links(connection: Connection, mailing: int, numbered: Sequence[NumberedLink], mark: bytes) -> None:
+    """Counts a recipient for the hidden links that are due; the fifth one's text is kept from then on.
+
+    A label is kept only if all five saw the same: what each saw differently is about them. From here to the end of the
+    transaction senders with the same hidden links wait for each other, so let little follow.
+    """
+    due = {each.number: each.link for each in numbered if each.is_due}
+    if not due:
+        return
     async with connection.transaction():
-        await connection.execute(_SQL["lock_mailing"], mailing)
-        await connection.execute(_SQL["register_links"], mailing, patterns, occurrences, list(labels))
-        return await link_numbers(connection, mailing, entries)
+        fingerprints = [link.label_fingerprint for link in due.values()]
+        rows = await connection.fetch(_SQL["mark_links"], mailing, list(due), fingerprints, mark)
+        shown = [row for row in rows if row["recipients"] >= SHOWN_RECIPIENTS]
+        if shown:
+            patterns = [due[row["number"]].pattern for row in shown]
+            labels = [due[row["number"]].label if row["same_label"] else "" for row in shown]
+            await connection.execute(_SQL["show_links"], mailing, [row["number"] for row in shown], patterns, labels)
 
 
 async def list_sent(connection: Connection, mailing: int) -> list[Row]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from ..errors import MailtrailError
 from ..tracking.modes import Event, Mode, Space
@@ -74,6 +75,14 @@ def save(file: Path, rows: Rows, kept_days: Mapping[date, bytes]) -> None:
         out.flush()
         os.fsync(out.fileno())
     draft.replace(file)
+
+
+def clear_drafts(file: Path) -> None:
+    """Removes copies that a killed process had half written: there are keys in them, and nobody replaces them."""
+    for draft in file.parent.glob(f"{file.name}.*"):
+        writer = draft.name.rpartition(".")[2]
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+            draft.unlink(missing_ok=True)
 
 
 def restore(file: Path) -> tuple[Rows, float] | None:

@@ -1,14 +1,15 @@
 """Links described without personal values: what the table `links` may know of a destination.
 
 Invariant: no value, fragment, userinfo or recipient's id of a destination is in its pattern. Where a word could be
-somebody's, `{value}` stands instead: a pattern too coarse is harmless, a pattern too fine is a leak.
+somebody's, `{value}` stands instead: a pattern too coarse is harmless, a pattern too fine is a leak. A name looks like
+any other word, so this is the second line of defence; the first one is in `fingerprints`.
 """
 
 import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -16,7 +17,10 @@ from ada_url import URL
 
 PLACEHOLDER = "{value}"
 MAX_PATTERN_LENGTH = 1_000
-"""Longest pattern in characters: it must fit into a PostgreSQL index entry (2,704 bytes)."""
+"""Longest pattern in characters: it is there to be read, not to be followed."""
+
+LinkEntry = tuple[str, int]
+"""(pattern, occurrence): what gives a link its number within a mailing."""
 
 _SHORT = 4  # ids below this length count only where they stand alone: "7" is in half of all words
 
@@ -59,30 +63,32 @@ def describe_label(label: str, recipient: str | None = None) -> str:
     return "" if _is_personal(described, recipient) else described
 
 
-class LinkRegister:
-    """The links of one mail as (pattern, occurrence) entries; make a new one for every mail.
+def host_of(pattern: str) -> str:
+    """Scheme and host of a pattern, all that is said of a hidden link: of the host `www` and the last two labels.
 
-    Counting by pattern keeps a link's number when a conditional block before it is missing. Use: ask `entry` for
-    every link of the mail in document order; let the store number `unknown` in one statement; mint with those
-    numbers. Without a store a link's number is its place in `entries`, from 1.
+    Subdomains are made for customers, and what stands behind the scheme of an app is as good as a path.
     """
+    scheme, _, rest = pattern.partition(":")
+    if scheme not in ("http", "https"):
+        return f"{scheme}:" if rest else PLACEHOLDER
+    labels = rest.removeprefix("//").partition("/")[0].split(".")
+    front = labels[:-2]
+    if front and front != ["www"]:
+        front = [PLACEHOLDER]
+    return f"{scheme}://{'.'.join(front + labels[-2:])}"
 
-    def __init__(self, known: Mapping[tuple[str, int], int]) -> None:
-        self.known = known
-        self.entries: list[tuple[str, int]] = []
-        self._occurrences: Counter[str] = Counter()
 
-    def entry(self, pattern: str) -> tuple[str, int]:
-        """The next (pattern, occurrence) of this mail; occurrences count from 1."""
-        self._occurrences[pattern] += 1
-        entry = (pattern, self._occurrences[pattern])
-        self.entries.append(entry)
-        return entry
+def number_occurrences(patterns: Iterable[str]) -> list[LinkEntry]:
+    """One mail's links, in document order, as (pattern, occurrence); occurrences count from 1.
 
-    @property
-    def unknown(self) -> list[tuple[str, int]]:
-        """The entries asked for that have no number yet, in document order."""
-        return [entry for entry in self.entries if entry not in self.known]
+    Counting by pattern keeps a link's number when a conditional block before it is missing.
+    """
+    occurrences: Counter[str] = Counter()
+    entries = []
+    for pattern in patterns:
+        occurrences[pattern] += 1
+        entries.append((pattern, occurrences[pattern]))
+    return entries
 
 
 def _join(separator: str, text: str, recipient: str | None) -> str:

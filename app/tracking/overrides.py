@@ -60,7 +60,9 @@ def _query_parameters(url: str) -> dict[bytes, str]:
     parameters: dict[bytes, str] = {}
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
-        parameters.setdefault(_decoded(name), quote_from_bytes(_decoded(value), safe=""))
+        # As a whole segment of a path these would climb out of it.
+        decoded = _decoded(value)
+        parameters.setdefault(_decoded(name), "" if decoded in (b".", b"..") else quote_from_bytes(decoded, safe=""))
     return parameters
 
 

@@ -6,7 +6,6 @@ unrelated pseudonyms in different mailings and spaces.
 
 import hashlib
 import os
-from datetime import date, timedelta
 
 DAY_KEY_BYTES = 32
 PSEUDONYM_BYTES = 16
@@ -21,8 +20,3 @@ def pseudonym(day_key: bytes, space: int, mailing: int, nonce: bytes) -> bytes:
     """16 bytes: keyed BLAKE2b (RFC 7693) of the nonce, personalised by space (32 bits) and mailing (48 bits)."""
     person = space.to_bytes(4) + mailing.to_bytes(6)
     return hashlib.blake2b(nonce, digest_size=PSEUDONYM_BYTES, key=day_key, person=person).digest()
-
-
-def destruction_day(day: date, anonymization_days: int) -> date:
-    """The first UTC day on which the key of `day` may no longer exist."""
-    return day + timedelta(days=anonymization_days + 1)

@@ -3,6 +3,17 @@
 -- In every view: unique counts messages (what `sent` counts), in every mode; only person_based hits know recipients.
 -- Automated hits (prefetch, scanner, bot) are counted apart and are in no other column; mail proxies count as opens.
 
+create or replace view mailtrail.described_links as
+select
+    mailing_id,
+    number,
+    occurrence,
+    coalesce(pattern, host || ' (hidden until 5 recipients have had it)') as pattern,
+    coalesce(label, '') as label,
+    pattern is not null as shown
+from mailtrail.links;
+comment on view mailtrail.described_links is 'Links as people may see them; for the views below and the command line.';
+
 create or replace view analytics.hits as
 select
     hits.at,
@@ -19,6 +30,7 @@ select
     hits.registered as link_registered,
     links.pattern as link_pattern,
     links.label as link_label,
+    links.shown as link_shown,
     hits.outcome,
     hits.agent,
     hits.agent_family,
@@ -34,7 +46,7 @@ from mailtrail.hits as hits
 left join mailtrail.spaces as spaces on spaces.id = hits.space_id
 left join mailtrail.events as events on events.space_id = hits.space_id and events.id = hits.event_id
 left join mailtrail.mailings as mailings on mailings.id = hits.mailing_id and mailings.space_id = hits.space_id
-left join mailtrail.links as links
+left join mailtrail.described_links as links
     on links.mailing_id = mailings.id and links.number = hits.link and hits.registered and hits.kind = 'click';
 comment on view analytics.hits is
     'Every hit that is kept, with the names of its settings. message tells messages apart: the nonce in person_based'
@@ -121,6 +133,7 @@ select
     links.number as link,
     links.label,
     links.pattern,
+    links.shown,
     count(hits.hit_id) filter (where not hits.automated) as clicks,
     count(hits.hit_id) filter (where not hits.automated and hits.mode = 'person_based') as clicks_person_based,
     count(hits.hit_id) filter (where not hits.automated and hits.mode = 'anonymized') as clicks_anonymized,
@@ -131,13 +144,13 @@ select
         as unique_clicks_anonymized,
     count(distinct hits.recipient) filter (where not hits.automated) as unique_recipients,
     count(hits.hit_id) filter (where hits.automated) as automated_clicks
-from mailtrail.links as links
+from mailtrail.described_links as links
 join mailtrail.mailings as mailings on mailings.id = links.mailing_id
 join mailtrail.spaces as spaces on spaces.id = mailings.space_id
 left join analytics.hits as hits
     on hits.mailing_id = mailings.id and hits.space_id = mailings.space_id
     and hits.link = links.number and hits.link_registered and hits.kind = 'click'
-group by spaces.name, mailings.name, mailings.id, links.number, links.label, links.pattern;
+group by spaces.name, mailings.name, mailings.id, links.number, links.label, links.pattern, links.shown;
 comment on view analytics.links is 'One row a registered link of a mailing, also those nobody clicked.';
 
 create or replace view analytics.hours as

@@ -59,15 +59,33 @@ create table mailtrail.mailings (
 comment on column mailtrail.mailings.event_id is 'Null: a group of relay mails.';
 
 create table mailtrail.links (
-    mailing_id bigint not null references mailtrail.mailings,
-    number     integer not null check (number > 0),
-    pattern    text not null,
-    occurrence integer not null check (occurrence > 0),
-    label      text not null default '',
+    mailing_id        bigint not null references mailtrail.mailings,
+    number            integer not null check (number > 0),
+    fingerprint       bytea not null check (length(fingerprint) = 16),
+    occurrence        integer not null check (occurrence > 0),
+    host              text not null,
+    marks             bytea check (length(marks) <= 5),
+    label_fingerprint bytea,
+    pattern           text,
+    label             text,
     primary key (mailing_id, number),
-    unique (mailing_id, pattern, occurrence)
+    unique (mailing_id, fingerprint, occurrence),
+    constraint hidden_or_shown check (
+        case when pattern is null
+            then marks is not null and label is null
+            else marks is null and label is not null and label_fingerprint is null
+        end
+    )
 );
-comment on column mailtrail.links.pattern is 'Scheme, host, path with placeholders, names of parameters; never values.';
+comment on table mailtrail.links is
+    'What a mailing''s links are. A link''s text is hidden until five different recipients have had it: what only one'
+    ' got could name whom nobody may know, and nothing is ever deleted here.';
+comment on column mailtrail.links.fingerprint is 'Keyed hash of the pattern: finds the number again while the pattern is not here.';
+comment on column mailtrail.links.host is 'Scheme and host, {value} for subdomains.';
+comment on column mailtrail.links.marks is 'While hidden: one byte for each of the recipients that had it, which of 256 groups they are in.';
+comment on column mailtrail.links.label_fingerprint is 'While hidden: keyed hash of what readers saw; null once they saw different things.';
+comment on column mailtrail.links.pattern is
+    'Scheme, host, path with placeholders, names of parameters; never values. Null: hidden.';
 
 create table mailtrail.link_overrides (
     mailing_id  bigint not null,
@@ -108,6 +126,16 @@ create table vault.token_keys (
     exported_at timestamptz
 );
 create unique index one_minting_key_per_space on vault.token_keys (space_id) where state = 'minting';
+
+create table vault.link_key (
+    only_row boolean primary key default true check (only_row),
+    key      bytea not null check (length(key) = 32)
+);
+-- PostgreSQL's own source of strong randomness: 122 bits in each.
+insert into vault.link_key (key) values (
+    sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+);
+comment on table vault.link_key is 'Makes the fingerprints of hidden links: without it they tell nothing. Made once, for ever.';
 
 -- The partitions are unlogged, one a day: dropping one unlinks its file, and its key was never in the WAL.
 create table vault.day_keys (
@@ -202,27 +230,38 @@ create table mailtrail.hits (
         mode = 'person_based'
         or at = date_trunc(case mode when 'anonymized' then 'minute' else 'hour' end, at, 'UTC')
     )
-) partition by range (at);
+) partition by list (mode);
 create index hits_by_mailing on mailtrail.hits (mailing_id, at);
+comment on table mailtrail.hits is
+    'Single hits, by mode and then by month. Each mode has tables of its own: in one table a coarsely timed row between two'
+    ' exactly timed ones would be timed by its neighbours, since rows lie in the order in which they came.';
+
+create table mailtrail.hits_person_based partition of mailtrail.hits for values in ('person_based') partition by range (at);
+create table mailtrail.hits_anonymized partition of mailtrail.hits for values in ('anonymized') partition by range (at);
+create table mailtrail.hits_aggregate partition of mailtrail.hits for values in ('aggregate') partition by range (at);
 
 create function mailtrail.make_month(of_day date) returns boolean language plpgsql as $$
 declare
     month date := date_trunc('month', of_day);
-    partition text := 'hits_' || to_char(month, 'YYYY_MM');
+    of_mode text;
+    partition text;
+    made boolean := false;
 begin
     perform pg_advisory_xact_lock(hashtext('mailtrail.hits months'));
-    if to_regclass('mailtrail.' || partition) is not null then
-        return false;
-    end if;
-    -- Made beside and attached: a new partition in one step would wait for every reader, and every shipper for it.
-    execute format('create table mailtrail.%I (like mailtrail.hits including all)', partition);
-    execute format(
-        'alter table mailtrail.hits attach partition mailtrail.%I for values from (%L) to (%L)',
-        partition, month::timestamp at time zone 'UTC', (month + interval '1 month') at time zone 'UTC'
-    );
-    return true;
+    foreach of_mode in array array['hits_person_based', 'hits_anonymized', 'hits_aggregate'] loop
+        partition := of_mode || to_char(month, '_YYYY_MM');
+        continue when to_regclass('mailtrail.' || partition) is not null;
+        -- Made beside and attached: a new partition in one step would wait for every reader, and every shipper for it.
+        execute format('create table mailtrail.%I (like mailtrail.%I including all)', partition, of_mode);
+        execute format(
+            'alter table mailtrail.%I attach partition mailtrail.%I for values from (%L) to (%L)',
+            of_mode, partition, month::timestamp at time zone 'UTC', (month + interval '1 month') at time zone 'UTC'
+        );
+        made := true;
+    end loop;
+    return made;
 end $$;
-comment on function mailtrail.make_month is 'Makes the partition for the UTC month of a day; false if it is there.';
+comment on function mailtrail.make_month is 'Makes the partitions for the UTC month of a day; false if they are there.';
 
 create function mailtrail.drop_months_before(first_kept date) returns setof text language plpgsql as $$
 declare
@@ -230,8 +269,12 @@ declare
 begin
     perform pg_advisory_xact_lock(hashtext('mailtrail.hits months'));
     for partition in
-        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = 'mailtrail.hits'::regclass and c.relname < 'hits_' || to_char(first_kept, 'YYYY_MM')
+        select months.relname
+        from pg_inherits as of_mode
+        join pg_inherits as of_month on of_month.inhparent = of_mode.inhrelid
+        join pg_class as months on months.oid = of_month.inhrelid
+        where of_mode.inhparent = 'mailtrail.hits'::regclass
+            and right(months.relname, 7) < to_char(first_kept, 'YYYY_MM')
         order by 1
     loop
         execute format('drop table mailtrail.%I', partition);

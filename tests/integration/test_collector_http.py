@@ -3,6 +3,7 @@
 Whatever is sent, no answer is a 5xx, no traceback is logged, and a hit is in the journal once its answer is here.
 """
 
+import contextlib
 import http.client
 import logging
 import random
@@ -20,9 +21,11 @@ import pytest
 import structlog
 import uvicorn
 
+from app.collector import protocol
 from app.collector.answer import PIXEL
 from app.collector.asgi import Health, private_app, public_app
 from app.collector.collector import Collector
+from app.collector.protocol import BoundedHttp
 from app.config import Settings
 from app.journal.lines import decode_line
 from app.journal.segments import Stream, segments
@@ -127,7 +130,7 @@ def _serve(served: Served, settings: Settings, ready: threading.Event) -> Callab
     app = public_app(collector, settings, served.metrics, served.health)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHttp,
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -254,9 +257,50 @@ def test_any_bytes_as_a_token(served: Served, token: bytes) -> None:
 
 @pytest.mark.parametrize(("path", "status"), [(b"/c/", 404), (b"/o/", 200), (GOOD_CLICK + b"?", 302)])
 def test_long_urls(served: Served, path: bytes, status: int) -> None:
-    assert send(served, request(path + b"A" * 60_000)).status == status
-    # uvicorn's parser ends at 64 kB and refuses by itself.
-    assert send(served, request(path + b"A" * 100_000)).status in (status, 400)
+    for length in (8_000, 60_000, 100_000, 200_000):
+        assert status == send(served, request(path + b"A" * length)).status
+    for end in (b"", b".gif"):
+        assert status == send(served, request(path + b"A" * 100_000 + end, b"Connection: close")).status
+
+
+def test_a_head_has_bounds(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"GET " + GOOD_CLICK + b" HTTP/1.1\r\nX: ")
+        for _ in range(10):
+            connection.sendall(b"x" * 20_000)
+            time.sleep(0.005)
+        with contextlib.suppress(ConnectionError):  # it stops reading when it has seen enough
+            for _ in range(50):
+                connection.sendall(b"x" * 20_000)
+        with contextlib.suppress(ConnectionError):
+            assert b"HTTP/1.1 431 " in connection.recv(100)
+    assert served.new_hits() == []
+    # A body is no part of it, and many requests at once are many heads.
+    many = request(GOOD_CLICK) * 2_000
+    with served.connect() as connection:
+        connection.sendall(request(GOOD_CLICK, b"Content-Length: 500000") + b"x" * 500_000)
+        assert read(connection).status == 302
+        threading.Thread(target=connection.sendall, args=(many,)).start()
+        received = b""
+        while received.count(b"HTTP/1.1 302") < 2_000:
+            chunk = connection.recv(65_536)
+            assert chunk
+            received += chunk
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /c/x HTTP/1.1\r\nHost:"])
+def test_a_head_that_does_not_come_is_not_waited_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    with served.connect() as connection:
+        connection.sendall(start)
+        assert connection.recv(1_000) == b""
+    with served.connect() as connection:  # the second request of a connection is not waited for either
+        connection.sendall(request(GOOD_CLICK))
+        assert read(connection).status == 302
+        connection.sendall(start or b"G")
+        assert connection.recv(1_000) == b""
 
 
 def test_headers_missing_absurd_or_twice(served: Served) -> None:

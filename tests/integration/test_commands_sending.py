@@ -40,7 +40,7 @@ def process(*arguments: str, stdin: bytes | int = b"") -> subprocess.CompletedPr
 
 def ring(shop: CommandLine) -> KeyRing:
     exported = read_export(json.loads(shop.run("keys", "export").stdout_bytes))
-    return KeyRing({key.key_id: key for key, _ in exported})
+    return KeyRing({each.key.key_id: each.key for each in exported})
 
 
 def mailings(shop: CommandLine) -> list[str]:
@@ -105,6 +105,50 @@ def test_a_mail_is_tracked_reported_and_left_alone_the_second_time(shop: Command
     assert "8 tracked already" in second.stderr
     assert "is new" not in second.stderr
     assert [{"ceiling": "person_based", "messages": 1}] == shop.json("mailing", "sent", "November", "--space", "Shop")
+
+
+@pytest.mark.parametrize(
+    "person", [("max@example.com", "granted"), (RECIPIENT, "denied"), ("max@example.com", "denied")]
+)
+def test_a_process_refuses_a_mail_that_was_rewritten_for_another(shop: CommandLine, person: tuple[str, str]) -> None:
+    first = shop.run("rewrite", *ADDRESS, *PERSON, stdin=(MAILS / "newsletter.eml").read_bytes())
+    other = ("--recipient", person[0], "--permission", person[1])
+    refused = process("rewrite", *ADDRESS, *other, stdin=first.stdout_bytes)
+    assert (1, b"") == (refused.returncode, refused.stdout)
+    assert 1 == refused.stderr.count(b"\n")
+    assert b"made for another" in refused.stderr
+    assert b"rewrite the original anew for each recipient" in refused.stderr
+    assert RECIPIENT.encode() not in refused.stderr
+    assert "another mailing" in shop.refusal(
+        "rewrite", *ADDRESS[:4], "--mailing", "M", *PERSON, stdin=first.stdout_bytes
+    )
+    assert ["November"] == mailings(shop)
+    assert [{"ceiling": "person_based", "messages": 1}] == shop.json("mailing", "sent", "November", "--space", "Shop")
+
+
+def test_links_that_are_tracked_for_another_are_warned_of(shop: CommandLine) -> None:
+    theirs = shop.run("link", URL, *ADDRESS, *PERSON).stdout.strip()
+    mail = f"Subject: x\n\n{theirs} https://shop.example/b\n".encode()
+    other = ("--recipient", "max@example.com", "--permission", "granted")
+    done = shop.run("rewrite", *ADDRESS, *other, stdin=mail)
+    assert theirs.encode() in done.stdout_bytes
+    assert "tracked 1 link, " in done.stderr
+    assert "left as they were: 1 tracked for another mail; careful: a click on that one link is recorded" in done.stderr
+    ours = shop.run("rewrite", *ADDRESS, *PERSON, stdin=mail)
+    assert "1 tracked already" in ours.stderr
+    assert "careful" not in ours.stderr
+
+
+def test_a_report_has_the_text_of_links_that_are_hidden(shop: CommandLine) -> None:
+    html = b"<a href='https://shop.example/account/otto-the-great'>Otto, your account</a>"
+    done = shop.run("rewrite", *ADDRESS, *PERSON, "--report", stdin=html)
+    assert "   1  Otto, your account  https://shop.example/account/otto-the-great" in done.stderr
+    (link,) = shop.json("mailing", "links", "November", "--space", "Shop")
+    assert ("https://shop.example (hidden until 5 recipients have had it)", "", False) == (
+        link["pattern"],
+        link["label"],
+        link["shown"],
+    )
 
 
 def test_a_protected_mail_comes_back_and_counts_as_untracked(shop: CommandLine) -> None:
@@ -180,7 +224,7 @@ def test_a_link_its_pixel_and_a_further_link_are_one_message(shop: CommandLine) 
     assert [URL, "https://shop.example/b", ""] == [token.destination for token in opened]
     assert [1, 2, 0] == [token.link for token in opened]
     links = shop.json("mailing", "links", "November", "--space", "Shop")
-    assert ["https://shop.example/a?id", "https://shop.example/b"] == [link["pattern"] for link in links]
+    assert [1, 2] == [link["number"] for link in links]
     assert [{"ceiling": "person_based", "messages": 1}] == shop.json("mailing", "sent", "November", "--space", "Shop")
 
 
@@ -244,12 +288,14 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     monkeypatch.setenv("MAILTRAIL_PUBLIC_URL", "https://t.example")
     monkeypatch.chdir(tmp_path)
     key = {"id": "0000ab", "space": "00001a2b", "space_name": "Shop", "state": "minting", "secret": "07" * 64}
+    key["space_deleted"] = False
     Path("keys.json").write_text(json.dumps({"mailtrail_keys": 1, "keys": [key]}))
     return CommandLine("")
 
 
 def alone_ring() -> KeyRing:
-    return KeyRing({key.key_id: key for key, _ in read_export(json.loads(Path("keys.json").read_bytes()))})
+    exported = read_export(json.loads(Path("keys.json").read_bytes()))
+    return KeyRing({each.key.key_id: each.key for each in exported})
 
 
 @pytest.mark.parametrize("ceiling", ["person_based", "anonymized", "aggregate"])

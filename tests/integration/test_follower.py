@@ -5,16 +5,21 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from app.config import Settings
 from app.errors import SchemaError
 from app.metrics import Metrics
+from app.store import follower as follower_module
 from app.store import snapshot
 from app.store.day_keys import keep_day_keys
 from app.store.follower import SnapshotFollower
+from app.store.installation import install
 from app.store.migrate import migrate
 from app.store.pool import Connection
 from app.tracking.modes import Mode
@@ -157,3 +162,93 @@ async def test_a_destroyed_key_does_not_come_back_from_a_collector(
 async def test_an_unknown_schema_is_refused(connection: Connection, database_url: str, tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="mailtrail migrate"):
         await follower_of(database_url, tmp_path / "snapshot").refresh()
+
+
+async def test_no_error_of_any_kind_ends_the_follower(
+    store: Connection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = follower_of(database_url, tmp_path / "snapshot")
+    real = follower._connect
+    failures = iter([EOFError("planted"), ValueError("planted"), asyncpg.InternalClientError("planted")])
+
+    async def connect() -> Connection:
+        for failure in failures:
+            raise failure
+        return await real()
+
+    monkeypatch.setattr(follower, "_connect", connect)
+    monkeypatch.setattr(follower_module, "POLL_SECONDS", 0.01)
+    async with running(follower):
+        await until(lambda: follower.current is not None)
+
+
+async def test_a_copy_that_is_gone_is_written_anew_and_is_never_empty(
+    store: Connection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "snapshot"
+    monkeypatch.setattr(follower_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follower_module, "_TOUCH_SECONDS", 0.0)
+    follower = follower_of(database_url, file)
+    async with running(follower):
+        await until(file.exists)
+        file.unlink()
+        await until(file.exists)
+        assert snapshot.restore(file) is not None
+
+
+async def test_a_start_clears_away_what_a_killed_process_left(tmp_path: Path) -> None:
+    file = tmp_path / "snapshot"
+    dead, alive, other = (tmp_path / f"snapshot.{end}" for end in (2**22 + 1, os.getpid(), "kept"))
+    for left in (dead, alive, other):
+        left.write_bytes(b"keys")
+    follower_of("postgresql:///nowhere?host=/nonexistent", file).restore()
+    assert [False, True, True] == [left.exists() for left in (dead, alive, other)]
+
+
+async def test_keys_past_their_day_leave_the_copy_too_while_the_database_is_away(
+    store: Connection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "snapshot"
+    await follower_of(database_url, file).refresh()
+    monkeypatch.setattr(follower_module, "POLL_SECONDS", 0.01)
+    lost = follower_of("postgresql:///nowhere?host=/nonexistent", file)
+    lost.restore()
+    assert lost.current is not None
+    key, long_ago = b"o" * 32, TODAY - timedelta(days=99)
+    lost.current = replace(lost.current, day_keys={**lost.current.day_keys, long_ago: key})
+    lost._save()
+    confirmed_at = time.time() - 500
+    os.utime(file, (confirmed_at, confirmed_at))
+    lost._confirmed_at = time.monotonic() - 500
+    assert key.hex().encode() in file.read_bytes()
+    async with running(lost):
+        await until(lambda: key.hex().encode() not in file.read_bytes())
+    assert abs(file.stat().st_mtime - confirmed_at) < 60
+    assert TODAY in lost.current.day_keys
+
+
+async def test_a_day_that_a_restored_database_never_heard_of_keeps_its_key(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    follower = follower_of(database_url, tmp_path / "snapshot")
+    await follower.refresh()
+    assert follower.current is not None
+    held = dict(follower.current.day_keys)
+    await store.execute("truncate vault.day_keys")
+    await store.execute("delete from vault.day_key_log")
+    await follower.refresh()
+    await keep_day_keys(store, anonymization_days=60)
+    assert held == dict(await store.fetch("select day, key from vault.day_keys"))
+    assert held == follower.current.day_keys
+
+
+async def test_a_start_on_a_restored_database_takes_the_keys_of_the_copy(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(data_directory=tmp_path)
+    await follower_of(database_url, settings.snapshot_file).refresh()
+    before = dict(await store.fetch("select day, key from vault.day_keys"))
+    await store.execute("truncate vault.day_keys")
+    await store.execute("delete from vault.day_key_log where day >= $1", TODAY)
+    await install(store, settings)
+    assert before == dict(await store.fetch("select day, key from vault.day_keys"))

@@ -98,7 +98,14 @@ async def test_another_key_under_the_same_id_is_refused_and_nothing_imported(sho
     assert ["Shop"] == [row["name"] for row in await store.list_spaces(shop)]
 
 
-ENTRY = {"id": "000001", "space": "00000001", "space_name": "Shop", "state": "minting", "secret": "00" * 64}
+ENTRY = {
+    "id": "000001",
+    "space": "00000001",
+    "space_name": "Shop",
+    "space_deleted": False,
+    "state": "minting",
+    "secret": "00" * 64,
+}
 
 
 @pytest.mark.parametrize(
@@ -136,5 +143,20 @@ def test_what_is_no_export_is_refused(document: Any) -> None:
 
 
 def test_an_export_is_read() -> None:
-    ((key, name),) = keys.read_export({"mailtrail_keys": 1, "keys": [ENTRY]})
+    ((key, name, deleted),) = keys.read_export({"mailtrail_keys": 1, "keys": [ENTRY]})
     assert (1, 1, bytes(64), KeyState.MINTING, "Shop") == (key.key_id, key.space, key.secret, key.state, name)
+    assert not deleted
+
+
+async def test_a_deleted_space_stays_deleted_when_its_keys_are_imported(
+    connection: Connection, database_url: str
+) -> None:
+    await migrate(connection)
+    space = await store.create_space(connection, "test", "Shop", default="person_based")
+    await store.delete_space(connection, "test", space["id"])
+    export = await keys.export(connection, "test")
+    await connection.execute("drop schema mailtrail, vault, analytics cascade")
+    await migrate(connection)
+    assert await keys.import_keys(connection, "test", export) == (1, 0)
+    assert [] == await store.list_spaces(connection)
+    assert await connection.fetchval("select deleted_at is not null from mailtrail.spaces where id = $1", space["id"])

@@ -2,18 +2,21 @@
 
 import asyncio
 import json
+import os
 import re
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from app.config import Settings
-from app.errors import DestinationRefused, NotFound, SettingsError
+from app.errors import DestinationRefused, MailRefused, NotFound, SettingsError
 from app.sending.dispatch import Dispatch, find_dispatch
-from app.sending.links import mint_link, read_message_id, reopen_message, start_message
+from app.sending.links import mint_link, read_message_id, reopen_message, start_message, start_with_link
 from app.sending.minting import click_token, pixel_tokens
 from app.sending.prepare import Limits, Prepared, prepare
 from app.sending.sources import Document, Mail
@@ -21,6 +24,7 @@ from app.store import keys, pool
 from app.store import settings as store
 from app.store.migrate import migrate
 from app.store.pool import Connection
+from app.tracking.fingerprints import SHOWN_RECIPIENTS
 from app.tracking.modes import Mode, Origin, Permission
 from app.tracking.tokens import Kind, Token, _decode
 
@@ -29,6 +33,7 @@ EXPECTED = json.loads((MAILS / "expected.json").read_bytes())
 SETTINGS = Settings(public_url="https://t.example")
 RECIPIENT = "erika.muster@example.com"
 WHO = "test"
+HIDDEN = "https://shop.example (hidden until 5 recipients have had it)"
 
 
 @pytest.fixture
@@ -68,6 +73,13 @@ async def links(shop: Connection, dispatch: Dispatch) -> dict[int, str]:
     return {row["number"]: row["pattern"] for row in await store.list_links(shop, dispatch.mailing)}
 
 
+async def strangers(shop: Connection, mailing: int, number: int = SHOWN_RECIPIENTS) -> list[str]:
+    """So many recipients whose marks differ, whatever the installation's key is."""
+    fingerprints = await store.link_fingerprints(shop, mailing)
+    by_mark = {fingerprints.mark(f"r{candidate}"): f"r{candidate}" for candidate in range(1_000)}
+    return list(by_mark.values())[:number]
+
+
 async def opened(shop: Connection, prepared: Prepared) -> list[Token]:
     ring = await keys.key_ring(shop, (await store.find_space(shop, "Shop"))["id"])
     return [ring.open(click_token(link.url), Kind.CLICK) for link in prepared.links]
@@ -100,7 +112,8 @@ async def test_every_link_of_a_mail_is_tracked_to_where_it_led(shop: Connection,
     assert all(token.registered for token in tokens)
     # One number for one (pattern, occurrence), in the order of the mail.
     assert [*range(1, len(tokens) + 1)] == [token.link for token in tokens]
-    assert await links(shop, dispatch) == {link.number: link.pattern for link in prepared.links}
+    listed = [(row["number"], row["shown"]) for row in await store.list_links(shop, dispatch.mailing)]
+    assert [(number, False) for number in range(1, len(tokens) + 1)] == listed
     assert {"person_based": 1} == await sent(shop)
 
 
@@ -134,15 +147,73 @@ async def test_a_rewritten_mail_comes_back_as_it_is_and_is_not_counted_again(sho
     assert EXPECTED[name]["untouched"].get("opted_out", 0) == second.untouched["prepared_before"]
 
 
-async def test_another_space_leaves_a_rewritten_mail_alone_too(shop: Connection) -> None:
-    other = await store.create_space(shop, WHO, "Other", url="https://other.example")
-    await store.create_event(shop, WHO, other["id"], "letters")
-    raw = (MAILS / "newsletter.eml").read_bytes()
-    first = await prepare(shop, Mail(raw), await dispatch_to(shop, space="Other", event="letters"), SETTINGS)
-    assert b"https://other.example/c/" in first.raw
-    second = await prepare(shop, Mail(first.raw), await dispatch_to(shop), SETTINGS)
-    assert first.raw == second.raw
-    assert {} == await sent(shop)
+OTHERS = {
+    "space": {"space": "Other", "event": "news"},
+    "event": {"event": "invoice"},
+    "mailing": {"mailing": "December"},
+    "permission": {"permitted": "denied"},
+    "recipient": {"recipient": "max@example.com"},
+}
+
+
+async def other_dispatch(shop: Connection, different: str) -> Dispatch:
+    """One that differs in this and, as mailings belong to events and events to spaces, in what follows from it."""
+    if different == "space":
+        space = await store.create_space(shop, WHO, "Other", default="person_based", url="https://other.example")
+        await store.create_event(shop, WHO, space["id"], "news")
+    return await dispatch_to(shop, **OTHERS[different])
+
+
+@pytest.mark.parametrize("different", OTHERS)
+@pytest.mark.parametrize("limits", [Limits(), Limits(ceiling=Mode.OFF)], ids=["tracked", "off"])
+async def test_a_mail_that_was_prepared_for_another_is_refused(
+    shop: Connection, different: str, limits: Limits
+) -> None:
+    other = await other_dispatch(shop, different)
+    first = await prepare(shop, Mail((MAILS / "newsletter.eml").read_bytes()), other, SETTINGS)
+    dispatch = await dispatch_to(shop)
+    state = "select * from mailtrail.links, mailtrail.sent"
+    before = await shop.fetch(state)
+    with pytest.raises(MailRefused, match=rf"another {different}\b.*; rewrite the original anew for each recipient"):
+        await prepare(shop, Mail(first.raw), dispatch, SETTINGS, limits)
+    assert before == await shop.fetch(state)
+
+
+async def test_a_mail_that_was_prepared_for_the_same_stays_when_tracking_is_off(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    first = await prepare(shop, Mail((MAILS / "newsletter.eml").read_bytes()), dispatch, SETTINGS)
+    second = await prepare(shop, Mail(first.raw), dispatch, SETTINGS, Limits(ceiling=Mode.OFF))
+    assert (first.raw, False) == (second.raw, second.counted)
+    assert {"person_based": 1} == await sent(shop)
+
+
+async def test_whose_an_anonymized_mail_is_cannot_be_told(shop: Connection) -> None:
+    await anonymize(shop)
+    first = await prepare(shop, Mail((MAILS / "newsletter.eml").read_bytes()), await dispatch_to(shop), SETTINGS)
+    second = await prepare(shop, Mail(first.raw), await dispatch_to(shop, "max@example.com"), SETTINGS)
+    assert (first.raw, False) == (second.raw, second.counted)
+
+
+@pytest.mark.parametrize("different", OTHERS)
+async def test_links_that_are_tracked_for_another_are_told_apart(shop: Connection, different: str) -> None:
+    _, theirs, _ = await start_with_link(
+        shop, await other_dispatch(shop, different), "https://shop.example/a", SETTINGS
+    )
+    dispatch = await dispatch_to(shop, mailing="Mine" if different == "mailing" else "November")
+    _, ours, _ = await start_with_link(shop, dispatch, "https://shop.example/b", SETTINGS)
+    prepared = await prepare(shop, page(theirs, ours, "https://shop.example/c"), dispatch, SETTINGS)
+    assert Counter(tracked_for_another=1, already_tracked=1) == prepared.untouched
+    assert (1, True) == (prepared.tracked, prepared.pixel)
+    assert theirs.encode() in prepared.raw
+    # Nothing of ours in it: it is a mail of its own, without a token of its own.
+    untracked = await prepare(shop, Mail(f"Subject: x\n\n{theirs}\n".encode()), dispatch, SETTINGS)
+    assert (Mode.OFF, True, Counter(tracked_for_another=1)) == (
+        untracked.ceiling,
+        untracked.counted,
+        untracked.untouched,
+    )
+    off = await prepare(shop, page(theirs), dispatch, SETTINGS, Limits(ceiling=Mode.OFF))
+    assert Counter(tracked_for_another=1) == off.untouched
 
 
 async def test_a_link_minted_before_stays_and_the_others_are_tracked(shop: Connection) -> None:
@@ -193,8 +264,8 @@ async def test_personal_values_make_no_new_numbers_and_are_not_in_the_table(shop
         prepared = await prepare(shop, Document(html.encode()), dispatch, SETTINGS)
         assert [1] == [link.number for link in prepared.links]
         assert f"Orders of {recipient}" == prepared.links[0].label
-    (row,) = await store.list_links(shop, dispatch.mailing)
-    assert ("https://shop.example/u/{value}/orders?id&name", "Orders of {value}") == (row["pattern"], row["label"])
+        assert "https://shop.example/u/{value}/orders?id&name" == prepared.links[0].pattern
+    assert {1: HIDDEN} == await links(shop, dispatch)
 
 
 async def test_the_same_link_in_html_and_text_counts_apart(shop: Connection) -> None:
@@ -237,17 +308,196 @@ async def test_many_senders_at_once_agree_on_the_numbers(shop: Connection, datab
 
 async def test_one_numbering_of_a_mailings_links_waits_for_the_other(shop: Connection, database_url: str) -> None:
     mailing = (await dispatch_to(shop)).mailing
-    a, b, c = (("https://shop.example/" + name, 1) for name in "abc")
+    fingerprints = await store.link_fingerprints(shop, mailing)
+    a, b, c = (fingerprints.describe(("https://shop.example/" + name, 1)) for name in "abc")
     async with pool.connected(database_url) as other, pool.connected(database_url) as watcher:
         async with shop.transaction():
-            first = await store.register_links(shop, mailing, [a, b], ["A", "B"])
-            waiting = asyncio.create_task(store.register_links(other, mailing, [b, c], ["B", "C"]))
-            while not await watcher.fetchval("select exists (select from pg_locks where not granted)"):
-                assert not waiting.done()
+            first = await store.number_links(shop, mailing, [a, b], b"1")
+            waiting = asyncio.create_task(store.number_links(other, mailing, [b, c], b"2"))
+            await until_one_waits(watcher, waiting)
         second = await waiting
-    assert first[b] == second[b]
-    assert {1, 2} == set(first.values())
-    assert second[c] > 2
+    assert [(1, False), (2, False)] == [(each.number, each.is_due) for each in first]
+    # The row that was there is still to be marked for the second one; the new one is.
+    assert [(2, True), False] == [(second[0].number, second[0].is_due), second[1].is_due]
+    assert second[1].number > 2
+
+
+async def until_one_waits(watcher: Connection, *tasks: asyncio.Task[Any]) -> None:
+    """Until one of the tasks' connections waits for a lock of another's."""
+    while not await watcher.fetchval("select exists (select from pg_locks where not granted)"):
+        assert not any(task.done() for task in tasks)
+
+
+# --- hidden and shown ------------------------------------------------------------------------------------------------
+
+PERSONAL = '<a href="https://shop.example/account/{0}-the-great">{0}, your account</a>'
+SHARED = '<a href="https://shop.example/jackets?size=38">Jackets</a><a href="https://shop.example/me">Hello {0}</a>'
+NAMES = ("otto", "anna", "carl", "lena", "emil", "ruth", "paul")
+
+
+async def rows(shop: Connection, dispatch: Dispatch) -> list[tuple[str, str, bool]]:
+    return [(row["pattern"], row["label"], row["shown"]) for row in await store.list_links(shop, dispatch.mailing)]
+
+
+@pytest.mark.parametrize("permitted", ["granted", "denied"])
+async def test_what_five_recipients_had_is_shown_and_what_one_had_never_is(shop: Connection, permitted: str) -> None:
+    """Names that are words like any, in paths and texts, whatever may be recorded of the recipients' hits."""
+    dispatch = await dispatch_to(shop, permitted=permitted, event="invoice")
+    recipients = await strangers(shop, dispatch.mailing, len(NAMES))
+    for count, (recipient, name) in enumerate(zip(recipients, NAMES, strict=True), 1):
+        html = (SHARED + PERSONAL).format(name).encode()
+        dispatch = await dispatch_to(shop, recipient, permitted, event="invoice")
+        prepared = await prepare(shop, Document(html), dispatch, SETTINGS)
+        assert [1, 2, count + 2] == [link.number for link in prepared.links]
+        shared, greeting, *personal = await rows(shop, dispatch)
+        if count < SHOWN_RECIPIENTS:
+            assert [(HIDDEN, "", False)] * 2 == [shared, greeting]
+        else:
+            assert ("https://shop.example/jackets?size", "Jackets", True) == shared
+            # Everybody had this link, each with a text of their own.
+            assert ("https://shop.example/me", "", True) == greeting
+        assert [(HIDDEN, "", False)] * count == personal
+    stored = str(await shop.fetch("select * from mailtrail.links")).casefold()
+    assert "jackets" in stored
+    assert not [name for name in NAMES if name in stored]
+
+
+async def test_many_mails_to_one_recipient_show_nothing(shop: Connection) -> None:
+    html = Document((SHARED + PERSONAL).format("otto").encode())
+    for spelling in ("otto@example.com", "Otto@example.com ", "otto@example.com"):
+        for _ in range(SHOWN_RECIPIENTS):
+            dispatch = await dispatch_to(shop, spelling)
+            await prepare(shop, html, dispatch, SETTINGS)
+    assert [(HIDDEN, "", False)] * 3 == await rows(shop, dispatch)
+    assert [1] * 3 == [row[0] for row in await shop.fetch("select length(marks) from mailtrail.links")]
+
+
+async def test_once_everything_is_shown_a_mail_writes_nothing_about_links(shop: Connection) -> None:
+    mailing = (await dispatch_to(shop)).mailing
+    *first, last = await strangers(shop, mailing, SHOWN_RECIPIENTS + 1)
+    for recipient in first:
+        await prepare(shop, page("https://shop.example/a"), await dispatch_to(shop, recipient), SETTINGS)
+    versions = "select xmin, xmax, marks, label_fingerprint, pattern from mailtrail.links"
+    before = [tuple(row) for row in await shop.fetch(versions)]
+    assert [(None, None, "https://shop.example/a")] == [row[2:] for row in before]
+    await prepare(shop, page("https://shop.example/a"), await dispatch_to(shop, last), SETTINGS)
+    assert before == [tuple(row) for row in await shop.fetch(versions)]
+
+
+async def test_the_text_comes_with_the_fifth_though_two_come_at_once(shop: Connection, database_url: str) -> None:
+    """The later of the two waits for the earlier one's row, and counts what that one left."""
+    dispatch = await dispatch_to(shop)
+    *first, fourth, fifth = await strangers(shop, dispatch.mailing)
+    urls = ("https://shop.example/a", "https://shop.example/b")
+    for recipient in first:
+        await prepare(shop, page(*urls), await dispatch_to(shop, recipient), SETTINGS)
+    async with pool.connected(database_url) as other, pool.connected(database_url) as watcher:
+        async with shop.transaction():
+            await prepare(shop, page(*urls), await dispatch_to(shop, fourth), SETTINGS)
+            assert [(HIDDEN, "", False)] * 2 == await rows(shop, dispatch)
+            to_fifth = await dispatch_to(other, fifth)
+            waiting = asyncio.create_task(prepare(other, page(*reversed(urls)), to_fifth, SETTINGS))
+            await until_one_waits(watcher, waiting)
+        await waiting
+    assert [(url, "x", True) for url in urls] == await rows(shop, dispatch)
+
+
+async def test_hidden_links_are_marked_in_the_order_of_their_numbers(shop: Connection, database_url: str) -> None:
+    """Whatever their order in the mail: or two senders could each hold what the other one waits for."""
+    recipient, other_recipient = await strangers(shop, (await dispatch_to(shop)).mailing, 2)
+    dispatch = await dispatch_to(shop, recipient)
+    urls = [f"https://shop.example/{name}" for name in "abcd"]
+    await prepare(shop, page(*urls), dispatch, SETTINGS)
+    # The first one lies behind the others, where it is read last if nothing else is asked for.
+    await shop.execute("create temporary table moved as select * from mailtrail.links where number = 1")
+    await shop.execute("delete from mailtrail.links where number = 1")
+    await shop.execute("insert into mailtrail.links select * from moved")
+    lock = "select from mailtrail.links where number = any($1::integer[]) for update nowait"
+    async with pool.connected(database_url) as other, pool.connected(database_url) as watcher:
+        to_other = await dispatch_to(other, other_recipient)
+        async with shop.transaction():
+            await shop.execute(lock, [1])
+            waiting = asyncio.create_task(prepare(other, page(*reversed(urls)), to_other, SETTINGS))
+            await until_one_waits(watcher, waiting)
+            await watcher.execute(lock, [2, 3, 4])
+        await waiting
+
+
+async def test_many_senders_at_once_show_a_link_exactly_at_the_fifth(shop: Connection, database_url: str) -> None:
+    """Whole mails and single links, in every order, each recipient twice: no deadlock, and nobody is counted twice."""
+    dispatch = await dispatch_to(shop)
+    recipients = await strangers(shop, dispatch.mailing, SHOWN_RECIPIENTS - 1)
+    urls = [f"https://shop.example/{name}" for name in "abcd"]
+
+    async def send(sender: Connection, number: int) -> None:
+        to = await dispatch_to(sender, recipients[number % len(recipients)])
+        order = urls[number % 4 :] + urls[: number % 4]
+        async with sender.transaction():
+            if number < len(recipients):
+                await prepare(sender, page(*order), to, SETTINGS)
+            else:
+                await start_with_link(sender, to, order[0], SETTINGS)
+
+    async with AsyncExitStack() as stack:
+        senders = [await stack.enter_async_context(pool.connected(database_url)) for _ in range(2 * len(recipients))]
+        await asyncio.gather(*(send(sender, number) for number, sender in enumerate(senders)))
+    assert [(HIDDEN, "", False)] * 4 == await rows(shop, dispatch)
+    assert [4] * 4 == [row[0] for row in await shop.fetch("select length(marks) from mailtrail.links")]
+    assert {"person_based": 8} == await sent(shop)
+    (fifth,) = set(await strangers(shop, dispatch.mailing)) - set(recipients)
+    await prepare(shop, page(*urls), await dispatch_to(shop, fifth), SETTINGS)
+    assert set(urls) == {pattern for pattern, _, _ in await rows(shop, dispatch)}
+
+
+async def test_a_hidden_link_can_be_corrected_and_switched_off(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    await prepare(shop, page("https://shop.example/otto-the-great"), dispatch, SETTINGS)
+    for destination in ("https://shop.example/new", None):
+        await store.override_link(shop, WHO, dispatch.space, dispatch.mailing, 1, destination)
+        (row,) = await store.list_links(shop, dispatch.mailing)
+        assert (HIDDEN, True, destination) == (row["pattern"], row["overridden"], row["destination"])
+
+
+async def test_analysts_read_no_text_of_a_hidden_link_and_not_the_key(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    await prepare(shop, page("https://shop.example/otto-the-great"), dispatch, SETTINGS)
+    await shop.execute("set role mailtrail_analyst")
+    (row,) = await shop.fetch("select pattern, label, shown from analytics.links")
+    assert (HIDDEN, "", False) == tuple(row)
+    for table in ("vault.link_key", "mailtrail.links", "mailtrail.described_links"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await shop.fetch(f"select * from {table}")
+
+
+async def test_each_installation_has_a_key_of_its_own_and_only_one(
+    shop: Connection, server_url: str, database_url: str
+) -> None:
+    mine = await shop.fetchval("select key from vault.link_key")
+    assert 32 == len(mine)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await shop.execute("insert into vault.link_key (key) values (sha256('x'))")
+    name = f"other_{os.urandom(6).hex()}"
+    await shop.execute(f"create database {name}")
+    async with pool.connected(server_url.replace("/postgres?", f"/{name}?")) as other:
+        await migrate(other)
+        assert mine != await other.fetchval("select key from vault.link_key")
+    await shop.execute(f"drop database {name} with (force)")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "pattern = 'https://shop.example/otto'",
+        "label = 'Otto'",
+        "marks = null",
+        "marks = '123456'",
+        "pattern = 'https://shop.example/otto', label = 'Otto'",
+    ],
+)
+async def test_the_database_itself_refuses_a_text_that_is_half_hidden(shop: Connection, wrong: str) -> None:
+    await prepare(shop, page("https://shop.example/otto"), await dispatch_to(shop), SETTINGS)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await shop.execute(f"update mailtrail.links set {wrong}")
 
 
 # --- how much is recorded --------------------------------------------------------------------------------------------
@@ -445,7 +695,7 @@ async def test_a_further_link_belongs_to_the_same_message(shop: Connection) -> N
     ring = await keys.key_ring(shop, dispatch.space)
     tokens = [ring.open(click_token(url), Kind.CLICK) for url, _ in (known, new)]
     assert {token.message for token in await opened(shop, prepared)} == {token.message for token in tokens}
-    assert {1: "https://shop.example/a", 2: "https://shop.example/u/{value}"} == await links(shop, dispatch)
+    assert {1: HIDDEN, 2: HIDDEN} == await links(shop, dispatch)
     assert {"person_based": 1} == await sent(shop)
 
 
@@ -472,9 +722,23 @@ async def test_a_path_is_not_described_while_nobody_knows_whose_it_is(shop: Conn
     url = "https://shop.example/u/erika?a=1"
     for given, number in ((None, 1), ("erika", 2), (None, 1)):
         assert number == (await mint_link(shop, minter, url, SETTINGS, given))[1]
-    assert {1: "https://shop.example/{value}", 2: "https://shop.example/u/{value}?a"} == await links(shop, dispatch)
+    # Whose it is was said once; the others count for nobody.
+    assert [0, 1] == [row[0] for row in await shop.fetch("select length(marks) from mailtrail.links order by number")]
     # A description that is in the table already tells nothing new.
     assert 2 == (await mint_link(shop, minter, "https://shop.example/u/88213?a=1", SETTINGS))[1]
+
+
+async def test_a_further_link_counts_for_its_recipient_once(shop: Connection) -> None:
+    dispatch = await dispatch_to(shop)
+    url = "https://shop.example/a"
+    for recipient in await strangers(shop, dispatch.mailing):
+        assert {HIDDEN} >= set((await links(shop, dispatch)).values())
+        minter, _, _ = await start_with_link(shop, await dispatch_to(shop, recipient), url, SETTINGS)
+        for _ in range(SHOWN_RECIPIENTS):
+            again = await reopen_message(shop, minter.message_id, SETTINGS)
+            assert 1 == (await mint_link(shop, again, url, SETTINGS))[1]
+    assert {1: url} == await links(shop, dispatch)
+    assert {"person_based": SHOWN_RECIPIENTS} == await sent(shop)
 
 
 async def test_a_further_link_is_of_the_same_recipient(shop: Connection) -> None:

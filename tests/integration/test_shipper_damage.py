@@ -165,19 +165,20 @@ async def test_what_the_database_refuses_is_found_and_quarantined(
     reduced = [
         forged(ANONYMIZED, recipient="erika"),  # only_what_the_mode_allows
         forged(ANONYMIZED, at=PERSON.at.replace(second=7, microsecond=0).isoformat()),  # reduced_times_are_coarse
-        forged(ANONYMIZED, mode="off"),
     ]
+    impossible = forged(ANONYMIZED, mode="off")  # nothing is recorded in that mode
     good = [encode_line(hit) for hit in numbered(ANONYMIZED, range(1_000, 1_003))]
-    first(journal, Stream.REDUCED).write_bytes(b"".join([*reduced, *good]))
+    first(journal, Stream.REDUCED).write_bytes(b"".join([*reduced, impossible, *good]))
     shipper, metrics = shipper_of(tmp_path, database_url)
     assert await ship(shipper) == 403
     assert await ids(store) == Counter([*range(400), *range(1_000, 1_003)])
     expected = [("identified", "refused", line) for line in refused] + [
         ("reduced", "refused", line) for line in reduced
     ]
+    expected.append(("reduced", "damaged", impossible))
     assert sorted(expected) == sorted(await quarantined(store))
     assert await totals_agree(store)
-    assert value(metrics, "lines_quarantined", reason="refused") == 6
+    assert value(metrics, "lines_quarantined", reason="refused") == 5
     assert value(metrics, "ship_failures") == 0
     at = await store.fetchval("select at from mailtrail.quarantine where stream = 'reduced' limit 1")
     assert at == at.replace(minute=0, second=0, microsecond=0)
@@ -198,7 +199,7 @@ async def test_a_missing_month_is_no_fault_of_the_rows(store: Connection, databa
     write(writer, numbered(PERSON, [1]))
     shipper, metrics = shipper_of(tmp_path, database_url)
     assert await shipper.ship_once() == 1
-    await store.execute(f"drop table mailtrail.hits_{PERSON.at:%Y_%m}")
+    await store.execute(f"drop table mailtrail.hits_person_based_{PERSON.at:%Y_%m}")
     write(writer, numbered(PERSON, [2]))
     with pytest.raises(Exception, match="no partition"):
         await shipper.ship_once()

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -290,7 +290,7 @@ async def test_a_database_that_is_away_is_waited_for_and_said_once(
         await store.close()
         await server.execute(f"alter database {name} with allow_connections false")
         await server.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
-        old = replace(PERSON, at=NOW - timedelta(hours=1))
+        old = replace(PERSON, at=datetime.now(UTC) - timedelta(hours=1))
         write(writer, numbered(old, range(10, 20)))
         await until(lambda: failed(metrics, 5))
         assert 3_600 <= value(metrics, "oldest_unshipped_seconds") < 3_700
@@ -511,7 +511,9 @@ async def test_what_is_kept_for_restores_goes_early_before_it_costs_new_hits(
     writer = open_journal(tmp_path, segment_bytes=1_000)
     write(writer, numbered(PERSON, range(40, 80)))
     used = journal_bytes(tmp_path / "journals")
-    shipper, _ = shipper_of(tmp_path, database_url, journal_keep_hours=24, journal_max_bytes=3 * used)
+    shipper, _ = shipper_of(
+        tmp_path, database_url, journal_keep_hours=24, journal_segment_bytes=1_000, journal_max_bytes=3 * used
+    )
     assert 80 == await shipper.ship_once() + await shipper.ship_once()
     assert used == journal_bytes(tmp_path / "journals")
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
 import asyncpg
@@ -29,8 +30,12 @@ from tests.integration.shipping import (
 
 DAY = timedelta(days=1)
 MONTHS = """
-    select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-    where i.inhparent = 'mailtrail.hits'::regclass order by 1"""
+    select right(months.relname, 7) as month
+    from pg_inherits as of_mode
+    join pg_inherits as of_month on of_month.inhparent = of_mode.inhrelid
+    join pg_class as months on months.oid = of_month.inhrelid
+    where of_mode.inhparent = 'mailtrail.hits'::regclass
+    group by 1 having count(*) = 3"""
 
 
 @pytest.fixture
@@ -40,11 +45,11 @@ async def store(connection: Connection) -> Connection:
 
 
 async def months(store: Connection) -> set[str]:
-    return {row["relname"] for row in await store.fetch(MONTHS)}
+    return {row["month"] for row in await store.fetch(MONTHS)}
 
 
 def name(day: datetime) -> str:
-    return f"hits_{day:%Y_%m}"
+    return f"{day:%Y_%m}"
 
 
 @pytest.mark.parametrize("hit", [PERSON, ANONYMIZED, AGGREGATE], ids=lambda hit: hit.mode.label)
@@ -89,7 +94,7 @@ async def test_times_within_the_bounds_are_kept(store: Connection, database_url:
 
 async def test_a_retention_without_end_is_one(store: Connection, database_url: str, tmp_path: Path) -> None:
     write_journal(tmp_path, [replace(PERSON, at=datetime(1970, 1, 1, tzinfo=UTC))])
-    shipper, metrics = shipper_of(tmp_path, database_url, hits_retention_days=10**6)
+    shipper, metrics = shipper_of(tmp_path, database_url, hits_retention_days=40_000)
     assert await shipper.ship_once() == 1
     shipper.close()
     assert value(metrics, "clock_clamped") == 0
@@ -210,3 +215,19 @@ async def test_the_watermark_of_reduced_hits_does_not_time_the_last_one(
         assert at == at.replace(minute=0, second=0, microsecond=0)
     shipper.close()
     writer.close()
+
+
+async def test_a_plain_scan_does_not_put_an_anonymized_hit_between_timed_ones(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    writer = open_journal(tmp_path)
+    shipper, _ = shipper_of(tmp_path, database_url)
+    for number, hit in enumerate([PERSON, ANONYMIZED, PERSON, AGGREGATE, ANONYMIZED, PERSON]):
+        write(writer, [replace(hit, hit_id=number)])
+        assert await shipper.ship_once() == 1
+    shipper.close()
+    writer.close()
+    await store.execute("set role mailtrail_analyst")
+    modes = [row["mode"] for row in await store.fetch("select mode from analytics.hits")]
+    assert Counter(modes) == {"person_based": 3, "anonymized": 2, "aggregate": 1}
+    assert len(list(groupby(modes))) == 3

@@ -76,8 +76,7 @@ async def shop(connection: Connection) -> Connection:
     space = (await store.create_space(connection, "test", "Shop"))["id"]
     event = (await store.create_event(connection, "test", space, "newsletter", by_permission=True))["id"]
     mailing = (await store.create_mailing(connection, "test", space, event, "autumn"))["id"]
-    links = [(url, 1) for url in (JACKETS + "?size", BOOTS, HATS)]
-    await store.register_links(connection, mailing, links, ["Jackets", "Boots", "Hats"])
+    await register_links(connection, mailing)
     for ceiling, messages in SENT.items():
         await store.count_sent(connection, mailing, ceiling, messages)
     await keep_day_keys(connection, anonymization_days=60)
@@ -95,6 +94,17 @@ async def shop(connection: Connection) -> Connection:
         "insert into mailtrail.quarantine (stream, reason, line) values ('identified', 'x', $1)", line
     )
     return connection
+
+
+async def register_links(connection: Connection, mailing: int) -> None:
+    """Three links that five recipients had, and one that only the first of them had."""
+    fingerprints = await store.link_fingerprints(connection, mailing)
+    texts = {JACKETS + "?size": "Jackets", BOOTS: "Boots", HATS: "Hats", "https://shop.example/erika": "Hello Erika"}
+    links = [fingerprints.describe((pattern, 1), label) for pattern, label in texts.items()]
+    for mark in (b"1", b"2", b"3", b"4", b"5"):
+        numbered = await store.number_links(connection, mailing, links, mark)
+        await store.mark_links(connection, mailing, numbered, mark)
+        links = links[:3]
 
 
 async def rows_of(connection: Connection, statement: str, role: str = "") -> list[asyncpg.Record]:

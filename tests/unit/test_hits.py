@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.tracking.hits import Agent, Hit, IpPolicy, PseudonymGap, Request, reduce
 from app.tracking.modes import Mode, Origin, Permission
-from app.tracking.pseudonyms import destruction_day, pseudonym
+from app.tracking.pseudonyms import pseudonym
 from app.tracking.tokens import Kind, Message, Token
 
 DAY = date(2026, 11, 24)
@@ -131,7 +131,3 @@ def test_a_pseudonym_depends_on_key_space_mailing_and_nonce() -> None:
     ]
     assert len(variants) == len(set(variants))
     assert pseudonym(key, 1, 2, nonce) == variants[0]
-
-
-def test_a_day_key_lives_for_its_day_and_the_days_of_anonymization() -> None:
-    assert date(2027, 1, 24) == destruction_day(DAY, 60)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.sending.html_links import MAX_LABEL_LENGTH, Link, pixel_tag, rewrite_html, rewrite_text
-from app.sending.html_tags import Tag, Text, decode_attribute, tokenize
+from app.sending.html_tags import PRESCAN_BYTES, Tag, Text, declared_charsets, decode_attribute, tokenize
 
 many_examples = settings(max_examples=500, deadline=None)
 A = "https://a.example/"
@@ -201,6 +201,25 @@ def test_the_tracked_url_cannot_leave_its_attribute() -> None:
         ("", "|"),
         ("<body>x<!-- </body> -->y</body>", "<body>x<!-- </body> -->y|</body>"),
         ("x<!--[if mso]></body><![endif]-->", "x<!--[if mso]></body><![endif]-->|"),
+        ("x<!-- y</body>", "x|<!-- y</body>"),
+        ("x<!-- y --", "x|<!-- y --"),
+        ("x<!--[if mso]><p>y", "x|<!--[if mso]><p>y"),
+        ("x<!--[if mso]><style><![endif]-->y", "x<!--[if mso]><style><![endif]-->y|"),
+        ("<!-->x<!--->", "<!-->x<!--->|"),
+        ("<body>x</body><!-- y", "<body>x|</body><!-- y"),
+        ("<html>x</html><title>y", "<html>x|</html><title>y"),
+        ("x<plaintext>y</plaintext></body>", "x|<plaintext>y</plaintext></body>"),
+        ("x<textarea>y</body></html>", "x|<textarea>y</body></html>"),
+        ("<title>x</body>", "|<title>x</body>"),
+        ("<title>x</title><style>y", "<title>x</title>|<style>y"),
+        ("x<script>y</script", "x|<script>y</script"),
+        ("x<script>y</script ", "x|<script>y</script "),
+        ("x<style>y</style z='>", "x|<style>y</style z='>"),
+        ("x<xmp>y", "x|<xmp>y"),
+        ("x<a href='y", "x|<a href='y"),
+        ("x</", "x|</"),
+        ("x<!doctype", "x|<!doctype"),
+        ("x<", "x<|"),
     ],
 )
 def test_where_the_pixel_goes(source: str, expected: str) -> None:
@@ -209,6 +228,39 @@ def test_where_the_pixel_goes(source: str, expected: str) -> None:
         == rewrite_html(source, leave, "https://t.example/?a&b").text
     )
     assert 'src="https://t.example/?a&amp;b"' in pixel_tag("https://t.example/?a&b")
+
+
+@pytest.mark.parametrize(
+    ("start", "charsets"),
+    [
+        ("<meta charset=koi8-r>", ["koi8-r"]),
+        ("<META/CHARSET = ' koi8-r '/>", [" koi8-r "]),
+        ("<meta http-equiv=Content-Type content='text/html; charset=koi8-r'>", ["koi8-r"]),
+        ('<meta content="text/html;CHARSET = koi8-r ;x" http-equiv="content-type">', ["koi8-r"]),
+        ("<meta http-equiv=content-type content='charset charset=\"koi8-r\"'>", ["koi8-r"]),
+        ("<meta charset=&#107;oi8-r>", ["koi8-r"]),
+        ("<meta charset=x http-equiv=content-type content='charset=koi8-r'>", ["x"]),
+        ("<meta charset=x><meta charset=koi8-r>", ["x", "koi8-r"]),
+        ("<p>x<meta charset=koi8-r>", ["koi8-r"]),
+        ("<!--[if !mso]><!--><meta charset=koi8-r><!--<![endif]-->", ["koi8-r"]),
+        ("<?xml version='1.0' encoding='koi8-r'?><p>", ["koi8-r"]),
+        ("<?xml encoding='x'?><meta charset=koi8-r>", ["koi8-r", "x"]),
+        (f"<!--{'x' * (PRESCAN_BYTES - 28)}--><meta charset=koi8-r>", ["koi8-r"]),
+        (f"<!--{'x' * (PRESCAN_BYTES - 27)}--><meta charset=koi8-r>", []),
+        ("<!-- <meta charset=koi8-r> -->", []),
+        ("<!--[if mso]><meta charset=koi8-r><![endif]-->", []),
+        ("<title><meta charset=koi8-r></title>", []),
+        ("<style><meta charset=koi8-r></style>", []),
+        ("</meta charset=koi8-r>", []),
+        ("<metax charset=koi8-r>", []),
+        ("<meta content='charset=koi8-r'>", [""]),
+        ("<meta http-equiv=refresh content='0; charset=koi8-r'>", [""]),
+        ("<meta http-equiv=content-type content='charset=\"koi8-r'>", [""]),
+        (" <?xml encoding='koi8-r'?>", []),
+    ],
+)
+def test_the_charsets_that_a_document_declares(start: str, charsets: list[str]) -> None:
+    assert charsets == list(declared_charsets(start.encode()))
 
 
 # --- plain text --------------------------------------------------------------------------------------------------
@@ -284,6 +336,16 @@ def test_a_rewritten_document_has_the_same_tags_with_tracked_urls(source: str) -
     ]
 
 
+@many_examples
+@given(messy_html)
+def test_the_pixel_is_always_a_tag(source: str) -> None:
+    url = "https://t.example/pixel"
+    tags = [token for token in tokenize(rewrite_html(source, leave, url).text) if isinstance(token, Tag)]
+    before = [token.name for token in tokenize(source) if isinstance(token, Tag)]
+    assert [False] == [tag.hidden for tag in tags if tag.name == "img"]
+    assert before == [tag.name for tag in tags if tag.name != "img"]
+
+
 @pytest.mark.parametrize(
     "piece",
     [
@@ -295,6 +357,8 @@ def test_a_rewritten_document_has_the_same_tags_with_tracked_urls(source: str) -
         "<!--[if x]>",
         "</",
         "<script>",
+        "<script></script ",
+        "<style></style>",
         "&a",
         "https://",
         "x('",

@@ -136,3 +136,16 @@ async def test_closing_answers_who_still_waits(writer: JournalWriter, tmp_path: 
     await asyncio.sleep(0)
     await asyncio.to_thread(keeper.close)
     assert await wait is True
+
+
+async def test_a_fault_of_ours_leaves_no_answer_waiting(
+    writer: JournalWriter, kept: JournalKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as planted:
+        planted.setattr(writer, "sync", broken)
+        writer.append(PERSON)
+        assert await kept.durable() is False
+    assert await kept.durable() is True

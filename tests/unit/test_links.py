@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.tracking.destinations import normalise
-from app.tracking.links import MAX_PATTERN_LENGTH, LinkRegister, pattern_of
+from app.tracking.links import MAX_PATTERN_LENGTH, host_of, number_occurrences, pattern_of
 
 many_examples = settings(max_examples=400, deadline=None)
 
@@ -123,7 +123,28 @@ def test_long_patterns_are_cut() -> None:
 
 
 def test_links_are_counted_by_pattern_in_document_order() -> None:
-    register = LinkRegister({("a", 1): 7, ("b", 1): 9})
-    assert [register.entry(pattern) for pattern in ("a", "b", "a")] == [("a", 1), ("b", 1), ("a", 2)]
-    assert register.unknown == [("a", 2)]
-    assert register.entries == [("a", 1), ("b", 1), ("a", 2)]
+    assert number_occurrences("abaa") == [("a", 1), ("b", 1), ("a", 2), ("a", 3)]
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("https://shop.example/jackets?size=38", "https://shop.example"),
+        ("http://www.shop.example:8080/jackets", "http://www.shop.example:8080"),
+        ("https://otto.shop.example/", "https://{value}.shop.example"),
+        ("https://otto.the-great.shop.example/", "https://{value}.shop.example"),
+        ("https://localhost/otto", "https://localhost"),
+        ("https://[::1]/otto", "https://[::1]"),
+        ("shop:otto", "shop:"),
+        ("shop://otto?x", "shop:"),
+        ("not a url", "{value}"),
+    ],
+)
+def test_of_a_hidden_link_no_more_than_its_host_is_said(destination: str, expected: str) -> None:
+    assert expected == host_of(pattern_of(destination))
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=8, max_size=30))
+def test_no_word_of_path_parameters_or_subdomain_is_in_the_host(word: str) -> None:
+    planted = "zq" + word.lower()
+    assert planted not in host_of(pattern_of(normalise(f"https://{planted}.shop.example/{planted}/x?{planted}=1")))

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import MailRefused
-from app.sending.html_links import Link, pixel_tag
+from app.sending.html_links import Link, pixel_tag, rewrite_html, rewrite_text
 from app.sending.mime import RewrittenMail, rewrite_mail
 
 MAILS = Path(__file__).parents[1] / "mails"
@@ -159,6 +159,66 @@ def test_tracking_any_bytes_raises_nothing_and_counts_what_it_does(raw: bytes) -
         mail = rewrite_mail(raw, tracker, PIXEL)
         assert mail.tracked == len(tracker.links)
         assert mail.tracked or b"text/html" in raw or mail.raw == raw
+
+
+def cut_short(raw: bytes, at: int) -> bytes:
+    return raw[:at]
+
+
+def without_line(raw: bytes, at: int) -> bytes:
+    return raw[:at] + raw[at:].partition(b"\n")[2]
+
+
+def with_blank_line(raw: bytes, at: int) -> bytes:
+    before, line_end, after = raw[:at].rpartition(b"\n")
+    return before + line_end * 2 + after + raw[at:]
+
+
+def without_blank_line(raw: bytes, at: int) -> bytes:
+    return re.sub(rb"\r?\n(?=\r?\n)", b"", raw[:at]) + raw[at:]
+
+
+def with_cr_only(raw: bytes, at: int) -> bytes:
+    return re.sub(rb"\r?\n", b"\r", raw)
+
+
+def with_cr_in_header(raw: bytes, at: int) -> bytes:
+    head, blank, body = re.split(rb"(\r?\n\r?\n|\Z)", raw, maxsplit=1)
+    return re.sub(rb"\r?\n", b"\r", head + blank) + body
+
+
+def with_another_boundary(raw: bytes, at: int) -> bytes:
+    return re.sub(rb"(?i)boundary=", b"x=", raw, count=1)
+
+
+def links_shown_to_the_standard_library(raw: bytes) -> int:
+    found = 0
+    for part in leaves(raw):
+        if part.get_content_disposition() != "attachment" and not part.get_filename():
+            text = decoded(part).decode("latin-1")
+            if part.get_content_type() == "text/html":
+                found += rewrite_html(text, leave, None).untouched["declined"]
+            elif part.get_content_type() == "text/plain":
+                found += rewrite_text(text, leave).untouched["declined"]
+    return found
+
+
+DAMAGES = [
+    *(cut_short, without_line, with_blank_line, without_blank_line),
+    *(with_cr_only, with_cr_in_header, with_another_boundary),
+]
+damages = st.lists(st.tuples(st.sampled_from(DAMAGES), st.integers(0, 5_000)), min_size=1, max_size=3)
+
+
+@many_examples
+@given(st.sampled_from(sorted(EXPECTED)), damages)
+def test_a_damaged_mail_with_links_is_tracked_or_says_why_not(name: str, damage: list[tuple[Any, int]]) -> None:
+    raw = (MAILS / name).read_bytes()
+    for damage_at, at in damage:
+        raw = damage_at(raw, at)
+    if raw.strip() and links_shown_to_the_standard_library(raw):
+        mail = rewritten(raw)
+        assert mail.tracked or mail.untouched
 
 
 texts = st.text(st.sampled_from("ab =ü€.,-\n\t"), max_size=120)
@@ -494,6 +554,166 @@ def test_an_outer_delimiter_ends_inner_parts() -> None:
     ]
 
 
+@pytest.mark.parametrize("header_end", [b"", b"Content-Transfer-Encoding: quoted-printable\n"])
+@pytest.mark.parametrize(
+    ("content_type", "start", "destination"),
+    [
+        (b"text/html", b"<meta charset='windows-1251'>", "https://ru.example/%D1%82?q=%F1"),
+        (b'text/html; charset=""', b"<meta charset=windows-1251>", "https://ru.example/%D1%82?q=%F1"),
+        (
+            b'text/html; charset=" "',
+            b"<meta content='text/html; charset=windows-1251' http-equiv=content-type>",
+            "https://ru.example/%D1%82?q=%F1",
+        ),
+        (b"text/html; charset=koi8-r", b"<meta charset='windows-1251'>", "https://ru.example/%D0%A0?q=%F1"),
+        (b"text/html", b"\xef\xbb\xbf<meta charset='windows-1251'>", "https://ru.example/%EF%BF%BD?q=%EF%BF%BD"),
+        (b"text/html; charset=koi8-r", b"\xef\xbb\xbf", "https://ru.example/%EF%BF%BD?q=%EF%BF%BD"),
+        (b"text/html", b"<!-- <meta charset='windows-1251'> -->", "https://ru.example/%C3%B2?q=%F1"),
+        (b"text/plain", b"<meta charset='windows-1251'>", "https://ru.example/%C3%B2?q=%C3%B1"),
+    ],
+)
+def test_html_without_a_charset_is_read_as_its_meta_says(
+    content_type: bytes, start: bytes, destination: str, header_end: bytes
+) -> None:
+    body = start + b"<a href= https://ru.example/\xf2?q=\xf1 >"
+    if header_end:
+        body = quopri.encodestring(body)
+    tracker = Tracker()
+    raw = b"Content-Type: " + content_type + b"\n" + header_end + b"\n" + body
+    mail = rewrite_mail(raw, tracker, None)
+    assert [destination] == [link.destination for link in tracker.links]
+    assert 1 == mail.tracked
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b'boundary*0="ab"; boundary*1="cd"',
+        b"boundary*1=cd;\r\n\tBoundary*0=ab",
+        b"boundary*=us-ascii''ab%63d",
+        b"boundary*='en'%61bcd",
+        b"boundary*0*=us-ascii'en'%61; boundary*1=b; boundary*2*=%63d",
+        b"boundary*0=a; boundary*0=x; boundary*1=b; boundary*2=c; boundary*3=d",
+        b"boundary=x; boundary*=us-ascii''abcd",
+        b"x*0=y; boundary=abcd; boundary**=x",
+        b"boundary*0=; " + b"; ".join(b"boundary*%d=%c" % (8 + at, letter) for at, letter in enumerate(b"abcd")),
+    ],
+)
+def test_a_boundary_in_sections_is_put_together(parameters: bytes) -> None:
+    raw = b"Content-Type: multipart/mixed; " + parameters + b"\n\n--abcd\n\nhttps://a.example\n--abcd--\n"
+    assert raw.replace(b"https://a.example", Tracker.url(1).encode()) == rewritten(raw).raw
+
+
+def test_only_encoded_sections_are_decoded() -> None:
+    raw = b"Content-Type: multipart/mixed; boundary*0*=''%61; boundary*1=%62\n\n--a%62\n\nhttps://a.example\n"
+    assert 1 == rewritten(raw).tracked
+
+
+@pytest.mark.parametrize("parameter", [b"charset*=us-ascii'en'koi8-%72", b"charset*0=koi8; charset*1=-r"])
+def test_a_charset_in_sections_counts(parameter: bytes) -> None:
+    tracker = Tracker()
+    rewrite_mail(b"Content-Type: text/html; " + parameter + b"\n\n<a href=https://a.example/\xd1>", tracker, None)
+    assert ["https://a.example/%D1%8F"] == [link.destination for link in tracker.links]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Type: text/plain; name*=utf-8''links.txt",
+        b"Content-Type: text/plain; name*0=links; name*1=.txt",
+        b"Content-Disposition: inline; filename*=utf-8'de'%E4.txt",
+        b"Content-Disposition: inline; filename*1=links.txt",
+    ],
+)
+def test_a_text_with_a_name_in_sections_is_a_file(header: bytes) -> None:
+    raw = mixed(header + b"\n\nhttps://a.example", b"\nhttps://b.example")
+    assert raw.replace(b"https://b.example", Tracker.url(1).encode()) == rewritten(raw).raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'Subject: x\rContent-Type: text/html\r\r<a href="https://a.example/">',
+        b"Subject: x\rContent-Transfer-Encoding: base64\r\raHR0cHM6Ly9hLmV4YW1wbGUv\r",
+        b"Subject: x\r\rhttps://a.example/\nhttps://b.example/\n",
+        b"Subject: x\nhttps://a.example/\n",
+        b"Subject: x\nhttps://a.example/\n\nhttps://b.example/\n",
+        b"Content-Type: text/html\n<p>See: <a href=https://a.example>\n\n<a href=https://b.example>\n",
+        b"Subject: x\nSee: https://a.example/",
+    ],
+)
+def test_a_mail_whose_header_holds_its_body_stays(raw: bytes) -> None:
+    tracker = Tracker()
+    mail = rewrite_mail(raw, tracker, PIXEL)
+    assert (raw, 0, Counter(malformed=1), []) == (mail.raw, mail.tracked, mail.untouched, tracker.links)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Subject: x\nhello https://a.example/\n",
+        b"Subject: x\r\r\nTo: y\r\r\n\r\r\nhttps://a.example/\r\r\n",
+        b"Subject: x\r\n\r\nhello\rhttps://a.example/\r",
+        b"Content-Type: multipart/mixed; boundary=b\nList-Archive: <https://list.example>\n--b\n\nhttps://a.example/",
+    ],
+)
+def test_a_body_is_found_without_a_blank_line_as_mail_servers_find_it(raw: bytes) -> None:
+    assert raw.replace(b"https://a.example/", Tracker.url(1).encode()) == rewritten(raw).raw
+
+
+@pytest.mark.parametrize(
+    ("part", "untouched"),
+    [
+        (b"Content-Type: multipart/alternative\n\n--c\n\nhttps://a.example\n--c--", Counter(malformed=1)),
+        (b"Content-Type: multipart/alternative; boundary=d\n\n--c\n\nhttps://a.example", Counter(malformed=1)),
+        (b"Content-Type: multipart/alternative; boundary=c\n\n--c\r\rhttps://a.example", Counter(malformed=1)),
+        (b"Content-Type: multipart/mixed; boundary=c\nContent-Transfer-Encoding: base64\n\nLS1j", Counter(malformed=1)),
+        (b"https://a.example", Counter(malformed=1)),
+        (b"Content-Type: text/html\n<p>See: <a href=https://a.example>", Counter(malformed=1)),
+        (b"Content-Type: message/rfc822\n\nSubject: x\r\rhttps://a.example", Counter(malformed=1)),
+        (b"Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\nCmh0dHBz", Counter(undecodable=1)),
+        (b"Content-Type: multipart/alternative\nContent-Disposition: attachment\n\nhttps://a.example", Counter()),
+        (b"Content-Type: message/rfc822\nContent-Disposition: attachment\n\nX: y\r\rhttps://a.example", Counter()),
+        (b"Content-Type: multipart/alternative; boundary=c\n\n--c\n\nx\n--c--", Counter()),
+        (b"Content-Type: text/calendar\n\nURL:https://a.example", Counter()),
+    ],
+)  # fmt: skip
+def test_a_part_that_cannot_be_read_is_counted_and_the_others_are_tracked(part: bytes, untouched: Counter[str]) -> None:
+    raw = mixed(part, b"\nhttps://b.example")
+    mail = rewritten(raw)
+    assert raw.replace(b"https://b.example", Tracker.url(1).encode()) == mail.raw
+    assert untouched == mail.untouched
+
+
+@pytest.mark.parametrize(
+    ("raw", "untouched"),
+    [
+        (b"Content-Type: text/calendar\n\nURL:https://a.example", Counter(no_text=1)),
+        (mixed(*[b"Content-Type: text/markdown\n\nhttps://a.example"] * 2), Counter(no_text=1)),
+        (
+            b"Content-Type: multipart/related; boundary=b; start='<r>'\n\n--b\nContent-Type: text/html\n"
+            b"Content-ID: <1>\n\n<a href=https://a.example>\n--b--",
+            Counter(no_text=1),
+        ),
+        (b"Content-Type: application/pdf\n\nhttps://a.example", Counter()),
+        (b"Content-Type: text/calendar\nContent-Disposition: attachment\n\nURL:https://a.example", Counter()),
+        (mixed(b"Content-Type: text/calendar; name=x.ics\n\nURL:https://a.example"), Counter()),
+        (b"Subject: x\n", Counter()),
+        (b"Subject: x\nList-Unsubscribe: <https://a.example>\n\n", Counter()),
+    ],
+)
+def test_a_mail_that_shows_nothing_stays(raw: bytes, untouched: Counter[str]) -> None:
+    mail = rewritten(raw, PIXEL)
+    assert (raw, 0, untouched) == (mail.raw, mail.tracked, mail.untouched)
+
+
+def test_the_pixel_of_a_mail_goes_before_an_unclosed_comment() -> None:
+    raw = QP + b"x=20<!-- y =\n</body>\n"
+    mail = rewritten(raw, PIXEL)
+    assert b"x " + PIXEL_TAG + b"<!-- y </body>\n" == decoded(message_from_bytes(mail.raw))
+    assert mail.raw.endswith(b"<!-- y =\n</body>\n")
+
+
 SIZE = 100_000
 NESTED = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (depth, depth) for depth in range(1_000))
 QP = b"Content-Type: text/html\nContent-Transfer-Encoding: quoted-printable\n\n"
@@ -514,6 +734,12 @@ HOSTILE = {
     "no colon": b"abc" * SIZE,
     "NULs": b"\0" * SIZE,
     "parameters": b"Content-Type: text/html" + b';a="\\' * (SIZE // 5),
+    "sections": b"Content-Type: text/html" + b"".join(b";a*%d*=''%%41" % (at % 10_000) for at in range(SIZE // 10)),
+    "apostrophes": b"Content-Type: text/html;a*=" + b"'" * SIZE,
+    "carriage returns": b"Subject: " + b"\r" * SIZE + b"\n" + b"\r " * SIZE + b"\n\n",
+    "charsets": b"Content-Type: text/html\n\n<meta http-equiv=content-type content='" + b'charset="' * SIZE,
+    "encodings": b"Content-Type: text/html\n\n<?xml " + b"encoding=" * SIZE,
+    "unclosed comments": HTML + b"<!--[if x]><!--" * (SIZE // 10),
     "angles": b"List-Unsubscribe: " + b"<" * SIZE,
     "flowed": FLOWED + b"https://a.b/ \n" * (SIZE // 14),
     "brackets": b"\n\nhttps://a.b/" + b"()" * SIZE + b")" * SIZE,

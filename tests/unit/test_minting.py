@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import DestinationRefused, NotFound, TokenRefused
-from app.sending.minting import Minter, click_token, key_ids, opens, pixel_tokens
+from app.sending.minting import Minter, click_token, key_ids, opened, pixel_tokens
 from app.tracking.modes import Mode, Origin, Permission
 from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Message, key_id_of
 
@@ -41,7 +41,7 @@ def test_urls_open_to_what_was_minted() -> None:
 @given(st.sampled_from(["", "?utm_source=x", "#top", "?a/c/b"]), st.integers(1, 10_000))
 def test_a_minted_url_is_recognised_whatever_is_appended(appended: str, number: int) -> None:
     url = minter().click_url(URL, URL, number)
-    assert opens(RING, click_token(url + appended), Kind.CLICK)
+    assert opened(RING, click_token(url + appended), Kind.CLICK)
     assert {KEY.key_id} == key_ids([click_token(url)])
     assert KEY.key_id == key_id_of(click_token(url))
 
@@ -51,15 +51,15 @@ def test_a_minted_url_is_recognised_whatever_is_appended(appended: str, number: 
     ["https://shop.example/", "https://shop.example/c/", "https://shop.example/c/abc", "https://a.example/?u=/c/abc"],
 )
 def test_other_urls_are_not_ours(url: str) -> None:
-    assert not opens(RING, click_token(url), Kind.CLICK)
+    assert not opened(RING, click_token(url), Kind.CLICK)
 
 
 def test_a_token_of_another_kind_or_key_is_not_opened() -> None:
     made = minter()
     (pixel,) = pixel_tokens([made.pixel_url().encode()])
-    assert not opens(RING, pixel, Kind.CLICK)
-    assert not opens(KeyRing({}), pixel, Kind.OPEN)
-    assert not opens(KeyRing({KEY.key_id: Key(KEY.key_id, 7, KEY.secret, KeyState.REVOKED)}), pixel, Kind.OPEN)
+    assert not opened(RING, pixel, Kind.CLICK)
+    assert not opened(KeyRing({}), pixel, Kind.OPEN)
+    assert not opened(KeyRing({KEY.key_id: Key(KEY.key_id, 7, KEY.secret, KeyState.REVOKED)}), pixel, Kind.OPEN)
     assert set() == key_ids(["abc", "", "%"])
     with pytest.raises(TokenRefused):
         key_id_of("abc")

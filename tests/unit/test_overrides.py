@@ -67,11 +67,17 @@ def test_what_cannot_replace_a_destination(pattern: str, reason: str | None) -> 
 @given(st.text(), st.sampled_from(["/{cid}", "/a/{cid}/b", "/?c={cid}&d=1", "/#{cid}", "/{cid}?{cid}#{cid}"]))
 def test_no_parameter_changes_more_than_its_place(value: str, tail: str) -> None:
     value = value.encode("utf-8", "replace").decode()
+    kept = "" if value in (".", "..") else value  # they would climb out of their place
     made = corrected("https://new.example" + tail, "https://old.example/?cid=" + quote(value, safe=""))
-    assert made == "https://new.example" + tail.replace("{cid}", quote(value, safe=""))
+    assert made == "https://new.example" + tail.replace("{cid}", quote(kept, safe=""))
     assert made.isascii()
     assert made.isprintable()
     assert " " not in made
+
+
+@pytest.mark.parametrize("value", [".", "..", "%2e", "%2E%2e"])
+def test_a_parameter_does_not_climb_the_path(value: str) -> None:
+    assert "https://new.example/x//y" == corrected("https://new.example/x/{p}/y", f"https://old.example/?p={value}")
 
 
 @given(st.text())

@@ -73,6 +73,18 @@ def test_a_document_of_which_nothing_is_tracked_is_the_same_to_the_byte(raw: byt
             "https://a.example/",
         ),
         ('\ufeff<a href="https://a.example/?q=ä">x</a>'.encode("utf-16-be"), "https://a.example/?q=%C3%A4"),
+        (
+            "<!-- <meta charset=koi8-r> --><meta charset='cp1251'><a href='https://a.example/ё?q=ё'>".encode("cp1251"),
+            "https://a.example/%D1%91?q=%B8",
+        ),
+        (
+            '<?xml version="1.0" encoding="iso-8859-2"?><a href="https://a.example/?q=ł">'.encode("iso-8859-2"),
+            "https://a.example/?q=%B3",
+        ),
+        (
+            '\ufeff<meta charset="windows-1251"><a href="https://a.example/?q=ё">'.encode(),
+            "https://a.example/?q=%D1%91",
+        ),
     ],
 )
 def test_a_document_is_read_and_written_in_its_charset(raw: bytes, destination: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import click
@@ -62,7 +61,7 @@ PEOPLE = (
 def demo() -> None:
     """Play a short demo on the running server: a space, an event, three recipients, and what SQL shows."""
     settings = config.load()
-    run(play(settings, pool.url_of(settings)))
+    run(play(settings, pool.url_of(settings, may_create=False)))
 
 
 async def play(settings: Settings, url: str) -> None:
@@ -133,7 +132,9 @@ def _read_mail(settings: Settings, person: Person, mail: str) -> int:
 def _ask(settings: Settings, method: str, url: str) -> int:
     connection = http.client.HTTPConnection(settings.host, settings.port, timeout=5)
     try:
-        connection.request(method, urlsplit(url).path, headers={"User-Agent": _THUNDERBIRD})
+        # The proxy that the public URL leads to takes its path away.
+        path = url.removeprefix(settings.public_url)
+        connection.request(method, path, headers={"User-Agent": _THUNDERBIRD})
         return connection.getresponse().status
     finally:
         connection.close()
