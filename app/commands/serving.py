@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
@@ -99,6 +100,7 @@ def _answers(settings: Settings) -> bool:
 
 
 async def _collect(settings: Settings, url: str, end_with_parent: bool) -> None:
+    _allow_connections()
     listening = _listen(settings)
     async with CollectorRuntime(settings, url, Metrics(settings.metrics_directory)) as runtime:
         server = uvicorn.Server(
@@ -168,6 +170,12 @@ def _url_or_none_yet(settings: Settings) -> str:
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+def _allow_connections() -> None:
+    """As many open sockets as the system lets us have: the usual soft limit of 1,024 is for programs of the past."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(settings: Settings) -> Any:

@@ -42,6 +42,7 @@ class JournalKeeper:
         self._ends = False
         self._synced_bytes = 0
         self._sync_fails = False
+        self._measure_fails = False
         self._fill = 0.0
         self._disk_is_full = False
         self._thread = threading.Thread(target=self._run, name="journal-keeper", daemon=True)
@@ -128,8 +129,11 @@ class JournalKeeper:
             used = journal_bytes(self._journals)
             disk = os.statvfs(self._journals)
         except OSError as error:
-            _log.warning("the journals cannot be measured", error=place_of(error))
+            if not self._measure_fails:
+                _log.warning("the journals cannot be measured; trying on", error=place_of(error))
+            self._measure_fails = True
             return
+        self._measure_fails = False
         self._fill = used / self._max_bytes
         self._writer.room = max(0, self._max_bytes - used)
         self._disk_is_full = disk.f_bavail < disk.f_blocks * 0.02
