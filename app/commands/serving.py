@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+import asyncpg
 import click
 import structlog
 import uvicorn
@@ -49,7 +50,7 @@ def up(plays_demo: bool) -> None:
 def collect(end_with_parent: bool) -> None:
     """Run a collector: answer links and pixels, write hits to the journal."""
     settings = _settings()
-    _run(_collect(settings, _url_or_none_yet(settings), end_with_parent))
+    _run(_collect(settings, _url_even_if_down(settings), end_with_parent))
 
 
 @click.command()
@@ -57,7 +58,7 @@ def collect(end_with_parent: bool) -> None:
 def ship(end_with_parent: bool) -> None:
     """Run the shipper: move hits from the journals into the database."""
     settings = _settings()
-    _run(_ship(settings, _url_or_none_yet(settings), end_with_parent))
+    _run(_ship(settings, _url_even_if_down(settings), end_with_parent))
 
 
 async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
@@ -84,7 +85,8 @@ async def _greet(settings: Settings, url: str, plays_demo: bool) -> None:
     if plays_demo:
         try:
             await demo.play(settings, url)
-        except MailtrailError as error:  # the server is more important than its demo
+        except (MailtrailError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # The server is more important than its demo.
             _log.error(f"the demo was not played to its end: {error}")
     while not await asyncio.to_thread(_answers, settings):
         await asyncio.sleep(RETRY_SECONDS)
@@ -158,7 +160,7 @@ def _settings() -> Settings:
     return settings
 
 
-def _url_or_none_yet(settings: Settings) -> str:
+def _url_even_if_down(settings: Settings) -> str:
     """The database's URL, also while it is down: a collector starts without it."""
     try:
         return pool.url_of(settings)
