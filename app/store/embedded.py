@@ -93,8 +93,11 @@ async def keep_running(data_directory: Path) -> None:
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         if _runs(directory):
-            continue
-        _log.warning("the embedded PostgreSQL is gone; starting it again")
+            if _is_known(directory):
+                continue
+            # Another process was faster; we join, or at our end nobody would stop what it started.
+        else:
+            _log.warning("the embedded PostgreSQL is gone; starting it again")
         try:
             await asyncio.to_thread(start, data_directory)
         except StoreUnavailable as error:
@@ -113,6 +116,17 @@ def _runs(directory: Path) -> bool:
     except (OSError, AssertionError, ValueError, psutil.Error) as error:  # the file is being written
         _log.debug("the embedded PostgreSQL's state cannot be read", error=place_of(error))
         return True
+
+
+def _is_known(directory: Path) -> bool:
+    """Whether the server that runs is the one that we started or joined."""
+    server = PostgresServer._instances.get(directory)
+    try:
+        found = PostmasterInfo.read_from_pgdata(directory)
+    except (OSError, AssertionError, ValueError):  # the file is being written
+        return True
+    ours = server._postmaster_info if server is not None else None
+    return ours is None or found is None or ours.pid == found.pid
 
 
 def _forget_dead_users(server: PostgresServer) -> None:

@@ -22,6 +22,11 @@ def alone(tmp_path: Path) -> Iterator[Service]:
     yield service
     service.stop()
     assert "Traceback" not in service.log.read_text()
+    until(lambda: not postmaster_file(service).exists(), "PostgreSQL ends with its last user")
+
+
+def postmaster_file(service: Service) -> Path:
+    return service.directory / "data" / "postgres" / "postmaster.pid"
 
 
 @pytest.fixture
@@ -99,9 +104,12 @@ def test_a_killed_database_comes_back_while_links_work_on(alone: Service, up: ps
     )
     postmaster = alone.directory / "data" / "postgres" / "postmaster.pid"
     dead = int(postmaster.read_text().split()[0])
+    up.suspend()  # so that a command starts it before `up` does
     psutil.Process(dead).kill()
     for _ in range(20):
         assert alone.get(link).status == 302
+    until(lambda: alone.run("sql", "select 1", check=False).returncode == 0, "PostgreSQL, by a command")
+    up.resume()
     until(lambda: postmaster.exists() and int(postmaster.read_text().split()[0]) != dead, "PostgreSQL again")
     until(lambda: _count(alone) == 21, "all hits in SQL")
 
