@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS ?= 1
+USERS ?= 50
+TIME ?= 60s
+RECIPIENTS ?= 3000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
 
 help: ## List what can be made
@@ -30,8 +34,16 @@ check: install ## Lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: install ## Measure speed beside nginx and others (needs wrk, nginx, h2load); RUNS=3 for medians of three
+	$(BIN)/python -m loadtests.bench --runs $(RUNS)
+
+load: install ## Recipients as they behave, on a running server; USERS=50 TIME=60s RECIPIENTS=3000 HOST=http://127.0.0.1:8080
+	$(BIN)/python -m locust --locustfile loadtests/locustfile.py --headless --only-summary --loglevel WARNING \
+	  --users $(USERS) --spawn-rate $(USERS) --run-time $(TIME) --recipients $(RECIPIENTS) \
+	  $(if $(HOST),--host $(HOST)) $(if $(SEED),--seed $(SEED)) $(if $(REMOTE),--allow-remote)
+
 lock: ## Renew both lock files (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.lock
 
-.PHONY: help run install test check lock
+.PHONY: help run install test check bench load lock

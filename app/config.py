@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that the collector listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port that the collector listens on.")
+    workers: int = Field(
+        1, ge=0, le=1024, description="Collector processes that share the port; 0: one per core that they may use."
+    )
     public_url: str = Field(
         default_factory=_own_url,
         description="Base of tracked links, as recipients reach the collector; without it host and port.",
@@ -87,6 +90,9 @@ class Settings(BaseSettings):
     durability: Literal["process", "disk"] = Field(
         "process",
         description="What an answer promises: its hit survives kill -9 (process) or loss of power (disk).",
+    )
+    fast_lane: bool = Field(
+        True, description="Answer usual requests from their bytes; false: all go through the plain ASGI application."
     )
     journal_segment_bytes: Bytes = Field(64 * 2**20, description="Size at which a journal's segment is full.")
     journal_max_bytes: Bytes = Field(10 * 2**30, description="Size that all journals together may have.")

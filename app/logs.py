@@ -11,8 +11,8 @@ from typing import Literal
 import structlog
 
 
-def configure(log_format: Literal["console", "json"], level: str) -> None:
-    """Sets the log up for this process."""
+def configure(log_format: Literal["console", "json"], level: str, *, worker: int | None = None) -> None:
+    """Sets the log up for this process; its number among several workers is in every line."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -22,6 +22,7 @@ def configure(log_format: Literal["console", "json"], level: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([] if worker is None else [_numbering(worker)]),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
@@ -30,6 +31,14 @@ def configure(log_format: Literal["console", "json"], level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _numbering(worker: int) -> structlog.typing.Processor:
+    def number(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["worker"] = worker
+        return event
+
+    return number
 
 
 def _is_no_warning(record: logging.LogRecord) -> bool:

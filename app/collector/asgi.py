@@ -4,7 +4,9 @@ Invariant: a tracking request is answered with what the collector says, byte for
 the settings promise; whatever else goes wrong, no answer tells more than one short line.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -15,11 +17,12 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import Settings
-from ..journal.writer import Loss
 from ..logs import place_of
 from ..metrics import CONTENT_TYPE, Metrics
 from .answer import CLICK_PATH, OPEN_PATH, Answer
+from .client import client_of_headers
 from .collector import Collector
+from .turn import JournalDurable, Turn
 
 _log = structlog.get_logger()
 
@@ -33,9 +36,6 @@ class Health(NamedTuple):
 
 Readiness = Callable[[], Health]
 
-JournalDurable = Callable[[], Awaitable[bool]]
-"""Waits until everything appended before the call is on the disk; False when the disk refused."""
-
 _TRACKING = (CLICK_PATH, OPEN_PATH)
 _PLAIN = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-robots-tag": "noindex"}
 
@@ -43,10 +43,9 @@ _PLAIN = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-r
 class TrackingLane:
     """Answers paths below /c/ and /o/; every other path and kind of connection goes to `elsewhere`."""
 
-    def __init__(self, collector: Collector, elsewhere: ASGIApp, journal_durable: JournalDurable | None) -> None:
-        self._collector = collector
+    def __init__(self, turn: Turn, elsewhere: ASGIApp) -> None:
+        self.turn = turn
         self._elsewhere = elsewhere
-        self._journal_durable = journal_durable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -57,21 +56,15 @@ class TrackingLane:
         await self._elsewhere(scope, receive, send)
 
     async def _answer(self, scope: Scope, path: bytes) -> Answer:
-        request = (scope["method"], path, scope["headers"], _peer(scope))
-        if self._journal_durable is None:
-            return self._collector.handle(*request)
-        made = self._collector.take(*request)
-        if made.hit is not None and not await self._is_durable(self._journal_durable):
-            made = self._collector.lose(made, Loss.WRITE_ERROR)
-        self._collector.count(made)
-        return made
+        made: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        client = client_of_headers(scope["headers"], _peer(scope))
+        self.turn.add(scope["method"], path, client, partial(_resolve, made))
+        return await made
 
-    async def _is_durable(self, journal_durable: JournalDurable) -> bool:
-        try:
-            return await journal_durable()
-        except Exception as error:
-            self._collector.tell_fault(error)
-            return False
+
+def _resolve(future: "asyncio.Future[Answer]", made: Answer) -> None:
+    if not future.done():  # cancelled, if the server has given up on its client
+        future.set_result(made)
 
 
 async def _send(send: Send, made: Answer) -> None:
@@ -99,14 +92,14 @@ def public_app(
     readiness: Readiness,
     *,
     journal_durable: JournalDurable | None = None,
-) -> ASGIApp:
+) -> TrackingLane:
     """The public port's application. `journal_durable` is given where answers wait for the disk."""
     routes = [Route("/robots.txt", _robots), *_health_routes(readiness)]
     if settings.metrics_public:
         routes.append(_metrics_route(metrics))
     # The router alone: Starlette's error pages and its redirects to other spellings of a path are not for the public.
     router = Router(routes, redirect_slashes=False, default=_not_found)
-    return TrackingLane(collector, router, journal_durable)
+    return TrackingLane(Turn(collector, journal_durable), router)
 
 
 def private_app(metrics: Metrics, readiness: Readiness) -> Starlette:

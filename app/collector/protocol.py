@@ -40,6 +40,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # uvicorn leaves it, and us with it, in memory after a reset
         self._unset_deadline()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Who has said all may still wait for the answer; uvicorn would end the connection with it on the way."""
+        self.shutdown()
+        return True
+
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
@@ -66,6 +71,11 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True  # whatever comes now is the next one's
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():
+            self.flow.pause_reading()  # uvicorn reads on after each answer, however many requests wait already
 
     def _refuse(self) -> None:
         self.transport.write(_TOO_LARGE)

@@ -11,7 +11,6 @@ from typing import Self
 
 import asyncpg
 import structlog
-from starlette.types import ASGIApp
 
 from ..config import Settings
 from ..journal.keeper import JournalKeeper
@@ -19,7 +18,7 @@ from ..journal.writer import JournalWriter
 from ..logs import place_of
 from ..metrics import Metrics
 from ..store.follower import SnapshotFollower
-from .asgi import Health, private_app, public_app
+from .asgi import Health, TrackingLane, private_app, public_app
 from .collector import Collector
 from .private import serve_private
 
@@ -28,13 +27,14 @@ SEGMENT_SECONDS = 3600.0
 """Age at which a journal's segment is closed though it is not full: until then nothing in it can be removed."""
 
 _LOOK_SECONDS = 60.0
+_PUBLISH_SECONDS = 0.2
 _log = structlog.get_logger()
 
 
 class CollectorRuntime:
     """An asynchronous context: inside it `app` answers; leaving it closes the journal."""
 
-    app: ASGIApp
+    app: TrackingLane
 
     def __init__(self, settings: Settings, database_url: str, metrics: Metrics) -> None:
         self._settings = settings
@@ -66,6 +66,7 @@ class CollectorRuntime:
         )
         self._tasks.append(asyncio.create_task(self._follower.run(), name="settings"))
         self._tasks.append(asyncio.create_task(_close_old_segments(writer), name="segments"))
+        self._tasks.append(asyncio.create_task(_publish(collector), name="metrics"))
         if settings.private_port:
             private = private_app(self._metrics, self.health)
             self._tasks.append(
@@ -81,6 +82,7 @@ class CollectorRuntime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.app.turn.collector.publish()
         await asyncio.to_thread(self._keeper.close)
 
     def health(self) -> Health:
@@ -108,3 +110,9 @@ async def _close_old_segments(writer: JournalWriter) -> None:
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         writer.rotate_old(SEGMENT_SECONDS)
+
+
+async def _publish(collector: Collector) -> None:
+    while True:
+        await asyncio.sleep(_PUBLISH_SECONDS)
+        collector.publish()

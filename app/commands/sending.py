@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ from ..sending.prepare import Prepared, prepare
 from ..sending.sources import Form, read_source
 from ..store.keys import read_export
 from ..store.pool import Connection
-from ..tracking.modes import Mode, Origin, effective
+from ..tracking.modes import Mode, Origin
 from ..tracking.settings import ceiling as ceiling_of
 from ..tracking.settings import check_base_url, check_recipient
 from ..tracking.settings import permission as permission_of
@@ -208,8 +208,7 @@ def _mint_alone(
     order.check("space", "event", "mailing", "permission", *(["recipient"] if at_most is Mode.PERSON_BASED else []))
     ring = _ring(export)
     if order.message_id is not None:
-        message = read_message_id(ring, order.message_id)
-        message = replace(message, ceiling=effective(at_most, message.ceiling))
+        message = read_message_id(ring, order.message_id).lowered_to(at_most)
     else:
         message = _message(order, at_most)
     minter = Minter(ring, message, check_base_url(base) if base else settings.public_url)

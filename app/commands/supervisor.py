@@ -1,11 +1,13 @@
 """Runs child processes of this program: starts them, starts them again when they die, and ends them in order.
 
 Invariants: a child never outlives its parent (it sees the end of a pipe); a child that refuses to start for a reason
-that a person must mend ends everything with its exit code instead of being tried for ever.
+that a person must mend ends everything with its exit code instead of being tried for ever; connections that wait for
+a child that died are there for the next one, unless it dies again and others can answer in its place.
 """
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -13,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
+
+from ..collector.sockets import Listener
 
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 5.0
@@ -25,13 +29,24 @@ _log = structlog.get_logger()
 
 
 class Child:
-    """One command of this program that is to be kept running, e.g. `ship`."""
+    """One command of this program that is to be kept running, e.g. `ship`.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.name = command[0]
-        self._arguments = (sys.executable, "-m", _PROGRAM, *command, "--end-with-parent")
+    With a `listener` its descriptor is told by `--socket`; with a number among several, `worker`, by `--worker`.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        environment: Mapping[str, str],
+        listener: Listener | None = None,
+        worker: int | None = None,
+    ) -> None:
+        numbered = () if worker is None else ("--worker", str(worker))
+        self._arguments = (sys.executable, "-m", _PROGRAM, command, *numbered, "--end-with-parent")
         self._environment = dict(environment)
+        self._listener = listener
         self._process: asyncio.subprocess.Process | None = None
+        self._log = _log.bind(process=command, **({} if worker is None else {"worker": worker}))
 
     async def keep_running(self) -> int:
         """Until it refuses to start; gives its exit code."""
@@ -39,22 +54,48 @@ class Child:
         is_first = True
         while True:
             started = time.monotonic()
-            # A session of its own: Ctrl-C reaches the parent only, which ends its children in order.
-            self._process = await asyncio.create_subprocess_exec(
-                *self._arguments, env=self._environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
-            )
-            code = await self._process.wait()
+            ended = await self._run()
             if time.monotonic() - started > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            elif is_first and code in _REFUSALS:
-                return code
+            elif is_first and ended in _REFUSALS:
+                return ended
             is_first = False
-            _log.error("a process ended; starting it again", process=self.name, exit_code=code, seconds=delay)
+            if delay > FIRST_DELAY_SECONDS:
+                self._leave_to_others()
+            self._log.error("a process ended; starting it again", ended=ended, seconds=delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
+    async def _run(self) -> int:
+        """Until it ends; gives its exit code."""
+        try:
+            self._process = await self._start()
+        except OSError as error:  # the system is short of processes or descriptors
+            self._log.error("a process could not be started", error=error.strerror)
+            return os.EX_OSERR
+        return await self._process.wait()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        descriptors = () if self._listener is None else (self._listener.open(),)
+        # A session of its own: Ctrl-C reaches the parent only, which ends its children in order.
+        return await asyncio.create_subprocess_exec(
+            *self._arguments,
+            *(f"--socket={descriptor}" for descriptor in descriptors),
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=descriptors,
+        )
+
+    def _leave_to_others(self) -> None:
+        """A process that does not come up must not keep connections that others would answer."""
+        if self._listener is not None and self._listener.shared:
+            self._listener.close()
+
     async def stop(self) -> None:
         """Asks it to end and waits; after `STOP_SECONDS` it is killed, which loses nothing that is journaled."""
+        if self._listener is not None:
+            self._listener.close()
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -63,36 +104,39 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
-            _log.error("a process did not end in time; it is killed", process=self.name)
+            self._log.error("a process did not end in time; it is killed")
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
 
 
-async def supervise(children: Sequence[Child], once_started: Callable[[], Awaitable[None]]) -> int:
-    """Keeps the children running until SIGINT or SIGTERM; gives the exit code. They end in the order of the list.
+async def supervise(
+    groups: Sequence[Sequence[Child]], once_started: Callable[[], Awaitable[None]] | None = None
+) -> int:
+    """Keeps the children running until SIGINT or SIGTERM; gives the exit code.
 
-    `once_started` runs beside them; an error of it ends everything.
+    Groups end in the order of the list, the children of a group all together. `once_started` runs beside them; an error
+    of it ends everything.
     """
     asked_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
     stopping = asyncio.create_task(asked_to_stop.wait())
-    beside = asyncio.ensure_future(once_started())
-    running = {asyncio.create_task(child.keep_running()) for child in children}
+    beside = [] if once_started is None else [asyncio.ensure_future(once_started())]
+    running = {asyncio.create_task(child.keep_running()) for group in groups for child in group}
     try:
-        pending: set[asyncio.Future[Any]] = {stopping, beside, *running}
+        pending: set[asyncio.Future[Any]] = {stopping, *beside, *running}
         while not stopping.done():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if beside in done:
-                beside.result()
+            for finished in done.intersection(beside):
+                finished.result()
             for refusal in running & done:
                 return refusal.result()
         return 0
     finally:
-        for task in (stopping, beside, *running):
+        for task in (stopping, *beside, *running):
             task.cancel()
-        await asyncio.gather(stopping, beside, *running, return_exceptions=True)
-        for child in children:
-            await child.stop()
+        await asyncio.gather(stopping, *beside, *running, return_exceptions=True)
+        for group in groups:
+            await asyncio.gather(*(child.stop() for child in group))

@@ -91,6 +91,7 @@ class JournalKeeper:
             self._wake.wait(SYNC_SECONDS)
             self._wake.clear()
             self._commit()
+            self._writer.prepare()
             if time.monotonic() - measured_at >= MEASURE_SECONDS:
                 measured_at = time.monotonic()
                 self._measure()

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.json import Encoder
 
 from ..errors import MailtrailError
 from ..tracking.hits import Hit, Outcome, PseudonymGap
@@ -22,43 +24,78 @@ class DamagedLine(MailtrailError):
     """A journal line does not say what was written."""
 
 
+class Fields(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A line's JSON: labels and hex for whoever looks at it, and for SQL. What a hit does not have is left out."""
+
+    id: int
+    kind: str
+    mode: str
+    at: datetime
+    space: int
+    event: int
+    mailing: int
+    link: int
+    registered: bool
+    agent: str
+    outcome: Outcome
+    family: str | None = None
+    recipient: str | None = None
+    nonce: str | None = None
+    pseudonym: str | None = None
+    gap: PseudonymGap | None = None
+    address: str | None = None
+    user_agent: str | None = None
+    url: str | None = None
+
+
+_encode = Encoder().encode
+
+
 def encode_line(hit: Hit) -> bytes:
     """The hit's line, newline included. Fields that the hit does not have are left out."""
-    fields = {
-        "id": hit.hit_id,
-        "kind": hit.kind.name.lower(),
-        "mode": hit.mode.label,
-        "at": hit.at.isoformat(),
-        "space": hit.space,
-        "event": hit.event,
-        "mailing": hit.mailing,
-        "link": hit.link,
-        "registered": hit.link_registered,
-        "agent": hit.agent_kind,
-        "outcome": hit.outcome.value,
-        "family": hit.agent_family,
-        "recipient": hit.recipient,
-        "nonce": hit.nonce and hit.nonce.hex(),
-        "pseudonym": hit.pseudonym and hit.pseudonym.hex(),
-        "gap": hit.pseudonym_gap and hit.pseudonym_gap.value,
-        "address": hit.client_address,
-        "user_agent": hit.user_agent,
-        "url": hit.url,
-    }
+    nonce, name = hit.nonce, hit.pseudonym
     # JSON escapes every newline inside a value: a line of the file is always a line of the journal.
-    body = orjson.dumps({name: value for name, value in fields.items() if value is not None})
+    body = _encode(
+        Fields(
+            hit.hit_id,
+            hit.kind.label,
+            hit.mode.label,
+            hit.at,
+            hit.space,
+            hit.event,
+            hit.mailing,
+            hit.link,
+            hit.link_registered,
+            hit.agent_kind,
+            hit.outcome,
+            hit.agent_family,
+            hit.recipient,
+            None if nonce is None else nonce.hex(),
+            None if name is None else name.hex(),
+            hit.pseudonym_gap,
+            hit.client_address,
+            hit.user_agent,
+            hit.url,
+        )
+    )
     return b"%08x %s\n" % (crc32(body), body)
 
 
 def decode_line(line: bytes) -> Hit:
     """The hit of one line, with or without its newline; DamagedLine if it is not one."""
-    body = line.removesuffix(b"\n")[_CRC_BYTES:]
-    if line[:_CRC_BYTES] != b"%08x " % crc32(body):
-        raise DamagedLine("a journal line's checksum does not match; it is quarantined, no step is needed")
+    body = body_of(line.removesuffix(b"\n") + b"\n")
     try:
         return _hit(orjson.loads(body))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedLine(f"a journal line is no hit of this version ({error!r}); it is quarantined") from error
+
+
+def body_of(line: bytes) -> bytes:
+    """A whole line's JSON; DamagedLine if the checksum in front of it is another's."""
+    body = line[_CRC_BYTES:-1]
+    if line[:_CRC_BYTES] != b"%08x " % crc32(body):
+        raise DamagedLine("a journal line's checksum does not match; it is quarantined, no step is needed")
+    return body
 
 
 def _hit(fields: dict[str, Any]) -> Hit:

@@ -10,6 +10,7 @@ import fcntl
 import os
 from dataclasses import dataclass
 from enum import Enum
+from io import BytesIO
 from pathlib import Path
 
 from ..tracking.modes import Mode
@@ -80,4 +81,4 @@ def read_lines(segment: Path, offset: int, max_bytes: int) -> tuple[list[bytes],
             chunk += part
     whole = chunk[: chunk.rfind(b"\n") + 1]
     # Not splitlines(): damage may have put other line ends into a line, and offsets must add up.
-    return [line + b"\n" for line in whole[:-1].split(b"\n")] if whole else [], offset + len(whole)
+    return BytesIO(whole).readlines(), offset + len(whole)

@@ -3,8 +3,6 @@
 Invariants: a message is counted as sent when it is made, and never again; what its id opens to is never raised.
 """
 
-from dataclasses import replace
-
 from ..config import Settings
 from ..errors import SettingsError, TokenRefused
 from ..store import keys
@@ -12,7 +10,7 @@ from ..store import settings as store
 from ..store.pool import Connection
 from ..tracking.destinations import normalise
 from ..tracking.links import PLACEHOLDER, host_of, pattern_of
-from ..tracking.modes import Mode, Origin, effective
+from ..tracking.modes import Mode, Origin
 from ..tracking.tokens import KeyRing, Kind, Message, key_id_of
 from .dispatch import Dispatch, Terms, read_terms
 from .minting import Minter, click_token, key_ids, refuse_tracked
@@ -55,7 +53,7 @@ async def reopen_message(connection: Connection, message_id: str, settings: Sett
     message = read_message_id(ring, message_id)
     event = message.event if message.origin is Origin.EVENT else None
     terms = await read_terms(connection, settings, message.space, event, message.mailing, message.permission)
-    message = replace(message, ceiling=effective(_allowed(terms), message.ceiling))
+    message = message.lowered_to(_allowed(terms))
     return Minter(await keys.key_ring(connection, message.space), message, terms.base)
 
 

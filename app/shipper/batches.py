@@ -4,30 +4,24 @@ Invariants: every line is in its batch exactly once, as a hit or as damage; no b
 reduced batch is in random order, so that nothing behind it tells which of its hits came first.
 """
 
-import ipaddress
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC
-from random import SystemRandom
-from typing import Protocol
+from struct import unpack
+from typing import Generic, Protocol, TypeVar
 
 from ..errors import MailtrailError
-from ..journal.lines import DamagedLine, decode_line
+from ..journal.lines import DamagedLine
 from ..journal.segments import Stream
-from ..tracking.hits import Hit
-from ..tracking.modes import Mode
 from .journals import Position
+from .rows import MODES, Row, read_row
 
-Line = tuple[Hit, bytes]
-"""A hit with the line it was read from."""
-
-_INT64 = 2**63
-_INT32 = 2**31
-_random = SystemRandom()
+Packed = TypeVar("Packed")
+"""What a store makes of a row as soon as it is read: what it will send, say."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Generic[Packed]):
     """What one transaction of the store takes: the lines of one stream of a journal between two positions."""
 
     journal: str
@@ -35,26 +29,32 @@ class Batch:
     start: Position | None
     """Where the store says that the stream is shipped to; None: it knows nothing of it yet."""
     end: Position
-    hits: list[Line] = field(default_factory=list)
+    rows: list[Packed] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    """What the rows were read from, each at its row's place."""
     damaged: list[bytes] = field(default_factory=list)
 
-    def take(self, lines: Iterable[bytes]) -> None:
-        """Adds lines as they were read."""
+    def take(self, lines: Iterable[bytes], pack: Callable[[Row], Packed]) -> None:
+        """Adds lines as they were read, with their rows as the store packs them."""
+        modes = MODES[self.stream]
         for line in lines:
             try:
-                hit = decode_line(line)
+                row = read_row(line)
             except DamagedLine:
                 self.damaged.append(line)
                 continue
-            if Stream.of(hit.mode) is self.stream and _is_sound(hit):
-                self.hits.append((hit, line))
+            if row.mode in modes:
+                self.rows.append(pack(row))
+                self.lines.append(line)
             else:
                 self.damaged.append(line)
 
     def shuffle(self) -> None:
         """Takes the lines' order away, with the system's randomness."""
-        _random.shuffle(self.hits)
-        _random.shuffle(self.damaged)
+        order = _random_order(len(self.rows))
+        self.rows[:] = [self.rows[place] for place in order]
+        self.lines[:] = [self.lines[place] for place in order]
+        self.damaged[:] = [self.damaged[place] for place in _random_order(len(self.damaged))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,16 @@ class Conflict(MailtrailError):
     """Another shipper moved the watermark: nothing was written, ask for the true one and go on from there."""
 
 
-class Store(Protocol):
+class Store(Protocol[Packed]):
     """Where hits go. Whatever it raises, StoreUnavailable means that nothing else can be written either just now."""
 
     async def watermarks(self, journal: str) -> dict[Stream, Position]:
         """How far the journal's streams are shipped; a stream that is missing was never shipped from."""
 
-    async def write(self, batch: Batch) -> Written:
+    def pack(self, row: Row) -> Packed:
+        """What a batch keeps of a row until it is written; a row that is just read is in the processor's cache."""
+
+    async def write(self, batch: Batch[Packed]) -> Written:
         """Writes the batch and moves the watermark from its start to its end, both or neither; raises Conflict."""
 
     async def forget(self, journal: str) -> None:
@@ -89,36 +92,7 @@ class Store(Protocol):
         """Lets go of every connection, at once; whatever is called next connects anew."""
 
 
-def _is_sound(hit: Hit) -> bool:
-    """Whether every value has the type and range that the store has room for: a right checksum does not say so."""
-    return (
-        hit.mode is not Mode.OFF
-        and type(hit.hit_id) is int
-        and -_INT64 <= hit.hit_id < _INT64
-        and type(hit.space) is int
-        and -_INT64 <= hit.space < _INT64
-        and type(hit.event) is int
-        and -_INT64 <= hit.event < _INT64
-        and type(hit.mailing) is int
-        and -_INT64 <= hit.mailing < _INT64
-        and type(hit.link) is int
-        and -_INT32 <= hit.link < _INT32
-        and type(hit.link_registered) is bool
-        and type(hit.agent_kind) is str
-        and hit.at.tzinfo is UTC
-        and (hit.agent_family is None or type(hit.agent_family) is str)
-        and (hit.recipient is None or type(hit.recipient) is str)
-        and (hit.user_agent is None or type(hit.user_agent) is str)
-        and (hit.url is None or type(hit.url) is str)
-        and (hit.client_address is None or _is_address(hit.client_address))
-    )
-
-
-def _is_address(value: object) -> bool:
-    if type(value) is not str:
-        return False
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True
+def _random_order(number: int) -> list[int]:
+    """The places 0 to `number` - 1, sorted by 64 random bits each."""
+    keys = unpack(f"{number}Q", os.urandom(8 * number))
+    return sorted(range(number), key=keys.__getitem__)

@@ -6,11 +6,11 @@ here and in the server.
 """
 
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 import asyncpg
 import structlog
@@ -22,48 +22,27 @@ from ..store import migrate
 from ..store.day_keys import keep_day_keys
 from ..store.pool import Connection
 from ..store.queries import queries
-from ..tracking.hits import Hit
 from ..tracking.modes import Mode
-from ..tracking.tokens import Kind
-from .batches import Batch, Conflict, Line, Written
+from .batches import Batch, Conflict, Written
+from .copying import COLUMNS, Encoded, RowEncoder, stream, with_clock
 from .journals import Position
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 60.0
-SLICE_ROWS = 1_000
-"""Rows of one statement: encoding them holds the event loop up for some milliseconds."""
+TOTALS_ROWS = 1_000
+"""Totals of one statement."""
 
 QUARANTINED_BYTES = 64 * 2**10
 QUARANTINE_DAYS = 30
 """Long enough to look at a line, whoever may be in it; single hits may be kept for longer."""
 
-COLUMNS = (
-    "at",
-    "id",
-    "kind",
-    "mode",
-    "space_id",
-    "event_id",
-    "mailing_id",
-    "link",
-    "registered",
-    "agent",
-    "agent_family",
-    "recipient",
-    "nonce",
-    "pseudonym",
-    "pseudonym_gap",
-    "client_address",
-    "user_agent",
-    "url",
-    "outcome",
-    "clock_clamped",
-)
-Row = tuple[Any, ...]
-"""One hit in the order of COLUMNS."""
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """No collector writes an earlier time, however long hits are kept."""
+
+Total = tuple[datetime, int, str, int, bool, str, str, int, int]
+"""Hour, mailing, kind, link, registered, mode, agent, space, event."""
+
+T = TypeVar("T")
 
 _SERVER_SETTINGS = {
     "application_name": "mailtrail shipper",
@@ -78,8 +57,6 @@ _UNAVAILABLE = ("08", "28", "3D", "53", "57", "58")
 _REFUSALS = ("22", "23")
 """Data and constraints: it is the row that is at fault, and no other try will help."""
 
-_MODES = tuple(mode.label for mode in sorted(Mode))
-_KINDS = {kind: kind.name.lower() for kind in Kind}
 _SQL = queries("shipper")
 _log = structlog.get_logger()
 
@@ -101,11 +78,11 @@ class Window:
     def holds(self, at: datetime) -> bool:
         return self.earliest <= at <= self.latest
 
-    def now(self, mode: Mode) -> datetime:
-        """The database's clock, as exact as the mode allows."""
-        if mode is Mode.PERSON_BASED:
+    def now(self, mode: str) -> datetime:
+        """The database's clock, as exact as the mode of this label allows."""
+        if mode == Mode.PERSON_BASED.label:
             return self.clock
-        minute = self.clock.minute if mode is Mode.ANONYMIZED else 0
+        minute = self.clock.minute if mode == Mode.ANONYMIZED.label else 0
         return self.clock.replace(minute=minute, second=0, microsecond=0)
 
 
@@ -117,6 +94,7 @@ class PostgresStore:
         self._anonymization_days = anonymization_days
         self._retention_days = retention_days
         self._connection: Connection | None = None
+        self.pack = RowEncoder().encode
         self._months: set[date] = set()
 
     async def watermarks(self, journal: str) -> dict[Stream, Position]:
@@ -124,14 +102,16 @@ class PostgresStore:
             rows = await connection.fetch(_SQL["watermarks"], journal)
         return {Stream(row["stream"]): Position(row["segment"], row["byte_offset"]) for row in rows}
 
-    async def write(self, batch: Batch) -> Written:
+    async def write(self, batch: Batch[Encoded]) -> Written:
         async with self._connected() as connection:
             window = Window.around(await connection.fetchval(_SQL["clock"]), self._retention_days)
-            await self._make_months(connection, batch.hits, window)
+            rows, clamped = _fit(batch.rows, window)
+            await self._make_months(connection, rows)
             async with connection.transaction(isolation="read_committed"):
                 await _move_watermark(connection, batch)
                 await _quarantine(connection, batch.stream, "damaged", batch.damaged)
-                return await _insert(connection, batch, window)
+                refused = await _insert(connection, batch, rows)
+        return Written(len(rows) - len(refused), len(clamped - refused), len(refused))
 
     async def forget(self, journal: str) -> None:
         async with self._connected() as connection:
@@ -173,12 +153,9 @@ class PostgresStore:
     async def _clear_quarantine(self, connection: Connection) -> None:
         await connection.execute(_SQL["clear_quarantine"], QUARANTINE_DAYS)
 
-    async def _make_months(self, connection: Connection, hits: Sequence[Line], window: Window) -> None:
+    async def _make_months(self, connection: Connection, rows: Sequence[Encoded]) -> None:
         """Before the batch and on its own, so that nobody waits for the batch to see a month."""
-        if not hits:
-            return
-        times = {hit.at.date() for hit, _ in hits if window.holds(hit.at)} | {window.clock.date()}
-        for month in {day.replace(day=1) for day in times} - self._months:
+        for month in _by_period(rows, _month).keys() - self._months:
             await connection.execute(_SQL["make_month"], month)
             self._months.add(month)
 
@@ -235,7 +212,7 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
     )
 
 
-async def _move_watermark(connection: Connection, batch: Batch) -> None:
+async def _move_watermark(connection: Connection, batch: Batch[Encoded]) -> None:
     to = (batch.journal, batch.stream.value, batch.end.segment, batch.end.offset)
     if batch.start is None:
         moved = await connection.fetchval(_SQL["set_watermark"], *to)
@@ -245,46 +222,43 @@ async def _move_watermark(connection: Connection, batch: Batch) -> None:
         raise Conflict("another shipper ships this journal; going on from where it is")
 
 
-async def _insert(connection: Connection, batch: Batch, window: Window) -> Written:
-    totals: Counter[Row] = Counter()
-    refused: list[bytes] = []
-    clamped = 0
-    for start in range(0, len(batch.hits), SLICE_ROWS):
-        entries = [(_row(hit, window), line) for hit, line in batch.hits[start : start + SLICE_ROWS]]
-        for row in await _copy(connection, entries, refused):
-            totals[_total_key(row)] += 1
-            clamped += row[-1]
-    await _quarantine(connection, batch.stream, "refused", refused)
-    await _add_totals(connection, totals)
-    return Written(len(batch.hits) - len(refused), clamped, len(refused))
+async def _insert(connection: Connection, batch: Batch[Encoded], rows: Sequence[Encoded]) -> frozenset[int]:
+    """Writes the batch's rows and their totals; returns the places of those that the database refuses."""
+    refused = frozenset([place async for place in _copy(connection, rows, 0, len(rows))])
+    if refused:
+        await _quarantine(connection, batch.stream, "refused", [batch.lines[place] for place in sorted(refused)])
+        rows = [row for place, row in enumerate(rows) if place not in refused]
+    await _add_totals(connection, _totals(rows))
+    return refused
 
 
-async def _add_totals(connection: Connection, totals: Counter[Row]) -> None:
+async def _add_totals(connection: Connection, totals: Counter[Total]) -> None:
     keys = sorted(totals)
-    for start in range(0, len(keys), SLICE_ROWS):
-        some = keys[start : start + SLICE_ROWS]
+    for start in range(0, len(keys), TOTALS_ROWS):
+        some = keys[start : start + TOTALS_ROWS]
         await connection.execute(_SQL["add_totals"], *zip(*some, strict=True), [totals[key] for key in some])
 
 
-async def _copy(connection: Connection, entries: Sequence[tuple[Row, bytes]], refused: list[bytes]) -> list[Row]:
-    """COPYs the rows and returns them, without those that the database refuses for their data, found by halving.
-
-    The lines of these are added to `refused`.
-    """
-    rows = [row for row, _ in entries]
+async def _copy(connection: Connection, rows: Sequence[Encoded], start: int, end: int) -> AsyncIterator[int]:
+    """COPYs rows; gives the places of those that the database refuses for their data, which are found by halving."""
+    if start == end:
+        return
     try:
         async with connection.transaction():
-            await connection.copy_records_to_table("hits", schema_name="mailtrail", columns=COLUMNS, records=rows)
-        return rows
+            await connection.copy_to_table(
+                "hits", schema_name="mailtrail", columns=COLUMNS, format="binary", source=stream(rows[start:end])
+            )
+        return
     except asyncpg.PostgresError as error:
         if not _is_refusal(error):
             raise
-    if len(entries) == 1:
-        refused.append(entries[0][1])
-        return []
-    middle = len(entries) // 2
-    accepted = await _copy(connection, entries[:middle], refused)
-    return accepted + await _copy(connection, entries[middle:], refused)
+    if end - start == 1:
+        yield start
+        return
+    middle = (start + end) // 2
+    for half in ((start, middle), (middle, end)):
+        async for place in _copy(connection, rows, *half):
+            yield place
 
 
 def _is_refusal(error: asyncpg.PostgresError) -> bool:
@@ -300,34 +274,48 @@ async def _quarantine(connection: Connection, stream: Stream, reason: str, lines
         await connection.execute(_SQL["quarantine"], stream.value, reason, cut)
 
 
-def _row(hit: Hit, window: Window) -> Row:
-    fits = window.holds(hit.at)
-    gap = hit.pseudonym_gap
-    return (
-        hit.at if fits else window.now(hit.mode),
-        hit.hit_id,
-        _KINDS[hit.kind],
-        _MODES[hit.mode],
-        hit.space,
-        hit.event,
-        hit.mailing,
-        hit.link,
-        hit.link_registered,
-        hit.agent_kind,
-        hit.agent_family,
-        hit.recipient,
-        hit.nonce,
-        hit.pseudonym,
-        None if gap is None else gap.value,
-        hit.client_address,
-        hit.user_agent,
-        hit.url,
-        hit.outcome.value,
-        not fits,
-    )
+def _fit(rows: Sequence[Encoded], window: Window) -> tuple[Sequence[Encoded], frozenset[int]]:
+    """The rows with times that the window holds, and the places of those that had another."""
+    if all(map(window.holds, _extremes(rows))):
+        return rows, frozenset()
+    clamped = frozenset(place for place, (_, at, _) in enumerate(rows) if not window.holds(at))
+    fitted = list(rows)
+    for place in clamped:
+        _, _, shared = rows[place]
+        fitted[place] = with_clock(rows[place], window.now(shared.mode))
+    return fitted, clamped
 
 
-def _total_key(row: Row) -> Row:
-    """The totals' key in the order that `add_totals` takes."""
-    at, _, kind, mode, space, event, mailing, link, registered, agent, *_ = row
-    return mailing, at.replace(minute=0, second=0, microsecond=0), kind, link, registered, mode, agent, space, event
+def _totals(rows: Sequence[Encoded]) -> Counter[Total]:
+    """How many rows there are of each key of the totals, in the order that `add_totals` takes."""
+    totals: Counter[Total] = Counter()
+    for hour, of_hour in _by_period(rows, _hour).items():
+        for shared, number in Counter([shared for _, _, shared in of_hour]).items():
+            kind, mode, space, event, mailing, link, registered, agent, *_ = shared.values
+            totals[hour, mailing, kind, link, registered, mode, agent, space, event] += number
+    return totals
+
+
+def _by_period(rows: Sequence[Encoded], period: Callable[[datetime], T]) -> dict[T, Sequence[Encoded]]:
+    """The rows by the hour or month of their times."""
+    found = {period(at) for at in _extremes(rows)}
+    if len(found) <= 1:  # as nearly always: hits are shipped as they come
+        return dict.fromkeys(found, rows)
+    by_period: defaultdict[T, list[Encoded]] = defaultdict(list)
+    for row in rows:
+        by_period[period(row[1])].append(row)
+    return dict(by_period)
+
+
+def _extremes(rows: Sequence[Encoded]) -> tuple[datetime, ...]:
+    """The earliest and the latest time; nothing of no rows."""
+    times = [at for _, at, _ in rows]
+    return (min(times), max(times)) if times else ()
+
+
+def _hour(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
+def _month(at: datetime) -> date:
+    return at.date().replace(day=1)

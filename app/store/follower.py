@@ -55,7 +55,7 @@ class SnapshotFollower:
     @property
     def confirmed(self) -> bool:
         """Whether the settings are young enough to record what they allow; if not, at most anonymized."""
-        return self.unconfirmed_seconds <= self._max_age_seconds
+        return time.monotonic() - self._confirmed_at <= self._max_age_seconds
 
     @property
     def connected(self) -> bool:

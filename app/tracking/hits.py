@@ -5,14 +5,18 @@ Everything behind it (journal, shipper, database) only ever sees a reduced hit.
 """
 
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from enum import Enum
 
+from msgspec import Struct
+
 from .modes import Mode
-from .pseudonyms import pseudonym
+from .pseudonyms import pseudonym as pseudonym_of
 from .tokens import Kind, Token
+
+# Looked up by its class, each would cost as much as some of the steps of `reduce` (Python 3.11).
+_OFF, _ANONYMIZED, _PERSON_BASED = Mode.OFF, Mode.ANONYMIZED, Mode.PERSON_BASED
 
 
 class IpPolicy(Enum):
@@ -38,29 +42,38 @@ class Outcome(Enum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Struct, frozen=True, gc=False):
     """The verdict on a user agent: its class (human, proxy, prefetch, scanner, bot, unknown) and client family."""
 
     kind: str
     family: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the collector saw: the opened token, the instant (UTC), the client, and the random 64-bit hit id."""
+class Moment(Struct, frozen=True, gc=False):
+    """An instant in UTC, as exactly as each mode may know it; made once for all requests of a turn."""
+
+    exact: datetime
+    minute: datetime
+    hour: datetime
+
+    @classmethod
+    def of(cls, at: datetime) -> "Moment":
+        return cls(at, at.replace(second=0, microsecond=0), at.replace(minute=0, second=0, microsecond=0))
+
+
+class Request(Struct, frozen=True, gc=False):
+    """What the collector saw: the opened token, the moment, the client, and the random 64-bit hit id."""
 
     hit_id: int
     token: Token
-    at: datetime
+    at: Moment
     agent: Agent
     user_agent: str | None = None
     client_address: str | None = None
     outcome: Outcome = Outcome.SERVED
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True, gc=False):
     """One recorded open or click, with only what its mode allows; fields that are not allowed are None."""
 
     hit_id: int
@@ -85,61 +98,65 @@ class Hit:
 
 
 def reduce(
-    request: Request, mode: Mode, day_keys: Mapping[date, bytes], destroyed_before: date, ip_policy: IpPolicy
+    request: Request,
+    mode: Mode,
+    day_keys: Mapping[date, bytes],
+    destroyed_before: Callable[[date], date],
+    ip_policy: IpPolicy,
 ) -> Hit | None:
     """The hit that `mode` allows to be kept; None for off.
 
-    `day_keys` holds the keys by UTC issue day; keys of days before `destroyed_before` are gone on purpose, any other
-    missing key is a fault. A mode above the token's ceiling is a programming error (ValueError): resolve first.
+    `day_keys` holds the keys by UTC issue day; keys of days before `destroyed_before(today)` are gone on purpose, any
+    other missing key is a fault. A mode above the token's ceiling is a programming error (ValueError): resolve first.
     """
-    message = request.token.message
-    if mode > message.ceiling:
-        raise ValueError(f"mode {mode.label} is above the token's ceiling {message.ceiling.label}")
-    if mode is Mode.OFF:
+    token, agent = request.token, request.agent
+    edition = token.edition
+    if mode > edition.ceiling:
+        raise ValueError(f"mode {mode.label} is above the token's ceiling {edition.ceiling.label}")
+    if mode is _OFF:
         return None
-    hit = Hit(
-        hit_id=request.hit_id,
-        kind=request.token.kind,
-        mode=mode,
-        at=request.at.replace(minute=0, second=0, microsecond=0),
-        space=message.space,
-        event=message.event,
-        mailing=message.mailing,
-        link=request.token.link,
-        link_registered=request.token.registered,
-        agent_kind=request.agent.kind,
-        outcome=request.outcome,
-    )
-    if mode is Mode.AGGREGATE:
-        return hit
-    if mode is Mode.ANONYMIZED:
-        key = day_keys.get(message.issue_day)
-        gap = None
-        if key is None:
-            destroyed = message.issue_day < destroyed_before
-            gap = PseudonymGap.KEY_DESTROYED if destroyed else PseudonymGap.KEY_MISSING
-        return replace(
-            hit,
-            at=request.at.replace(second=0, microsecond=0),
-            agent_family=request.agent.family,
-            pseudonym=pseudonym(key, message.space, message.mailing, message.nonce) if key else None,
-            pseudonym_gap=gap,
-        )
-    return replace(
-        hit,
-        at=request.at,
-        agent_family=request.agent.family,
-        recipient=message.recipient,
-        nonce=message.nonce,
-        client_address=_kept_address(request.client_address, ip_policy),
-        user_agent=request.user_agent,
-        url=request.token.destination or None,
+    at, pseudonym, gap, recipient, nonce, address = request.at.hour, None, None, None, None, None
+    family = user_agent = url = None
+    if mode is _PERSON_BASED:
+        at, family, recipient, nonce = request.at.exact, agent.family, token.recipient, token.nonce
+        user_agent, url = request.user_agent, token.destination or None
+        if request.client_address is not None:
+            address = _kept_address(request.client_address, ip_policy)
+    elif mode is _ANONYMIZED:
+        at, family = request.at.minute, agent.family
+        key = day_keys.get(edition.issue_day)
+        if key is not None:
+            pseudonym = pseudonym_of(key, edition.space, edition.mailing, token.nonce)
+        elif edition.issue_day < destroyed_before(request.at.exact.date()):
+            gap = PseudonymGap.KEY_DESTROYED
+        else:
+            gap = PseudonymGap.KEY_MISSING
+    return Hit(
+        request.hit_id,
+        edition.kind,
+        mode,
+        at,
+        edition.space,
+        edition.event,
+        edition.mailing,
+        token.link,
+        token.registered,
+        agent.kind,
+        request.outcome,
+        family,
+        recipient,
+        nonce,
+        pseudonym,
+        gap,
+        address,
+        user_agent,
+        url,
     )
 
 
-def _kept_address(address: str | None, policy: IpPolicy) -> str | None:
+def _kept_address(address: str, policy: IpPolicy) -> str | None:
     """The address as the policy keeps it: truncated to its /24 or /48 network; None for what is no address."""
-    if address is None or policy is IpPolicy.NONE:
+    if policy is IpPolicy.NONE:
         return None
     try:
         parsed = ipaddress.ip_address(address)

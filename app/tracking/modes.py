@@ -16,10 +16,11 @@ class Mode(IntEnum):
     ANONYMIZED = 2
     PERSON_BASED = 3
 
-    @property
-    def label(self) -> str:
-        """The word used in SQL, on the command line and in journals, e.g. `person_based`."""
-        return self.name.lower()
+    label: str
+    """The word used in SQL, on the command line and in journals, e.g. `person_based`."""
+
+    def __init__(self, _: int) -> None:
+        self.label = self.name.lower()
 
     @classmethod
     def from_label(cls, label: str) -> "Mode":

@@ -27,9 +27,9 @@ from unnest($3::bytea[]) as line;
 
 -- add_totals: in the order of the lists, which all shippers sort alike so that none waits for another in a circle
 insert into mailtrail.hit_totals as totals
-    (mailing_id, hour, kind, link, registered, mode, agent, space_id, event_id, hits)
+    (hour, mailing_id, kind, link, registered, mode, agent, space_id, event_id, hits)
 select * from unnest(
-    $1::bigint[], $2::timestamptz[], $3::text[], $4::integer[], $5::boolean[], $6::text[], $7::text[], $8::bigint[],
+    $1::timestamptz[], $2::bigint[], $3::text[], $4::integer[], $5::boolean[], $6::text[], $7::text[], $8::bigint[],
     $9::bigint[], $10::bigint[]
 )
 on conflict (mailing_id, hour, kind, link, registered, mode, agent, space_id, event_id)

@@ -4,12 +4,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings

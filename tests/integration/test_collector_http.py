@@ -132,6 +132,7 @@ def _serve(served: Served, settings: Settings, ready: threading.Event) -> Callab
         app,
         http=BoundedHttp,
         loop="uvloop",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -571,6 +572,7 @@ async def test_answers_wait_for_the_disk(
         await call(app, b"/c/nonsense")
     assert (302 if outcome is True else status_if_lost) == start["status"]
     assert len(hits_before_the_answer) == 1
+    app.turn.collector.publish()
     counted = served.metrics.render().decode()
     lost = 0 if outcome is True else 1
     assert f'hits_lost_total{{reason="write_error"}} {lost}.0' in counted

@@ -61,7 +61,7 @@ async def test_a_ring_has_a_spaces_keys_and_those_asked_for(shop: Connection) ->
         (None, [theirs["id"]], {theirs["id"]}),
         (None, [], set()),
     ):
-        assert expected == set((await keys.key_ring(shop, space, ids))._keys)
+        assert expected == set((await keys.key_ring(shop, space, ids))._ciphers)
     assert "Other" == (await keys.find_key(shop, theirs["id"]))["space_name"]
     with pytest.raises(NotFound, match="mailtrail keys list"):
         await keys.find_key(shop, 1)

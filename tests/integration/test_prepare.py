@@ -92,7 +92,7 @@ async def plaintexts(shop: Connection, prepared: Prepared) -> list[bytes]:
     urls = [link.url for link in prepared.links]
     tokens = [click_token(url) for url in urls] + [prepared.message_id]
     tokens += pixel_tokens(Mail(prepared.raw).html(prepared.raw))
-    sealed = [_decode(token) for token in tokens]
+    sealed = [_decode(token.encode()) for token in tokens]
     return [ciphers[int.from_bytes(each[1:4])].decrypt(each[4:], [each[:4]]) for each in sealed]
 
 

@@ -47,7 +47,7 @@ def test_it_counts_all_processes_and_passes_on_when_one_dies(service: Service, p
     service.start("collect")
     service.wait_ready()
     assert service.get("/c/nonsense").status == 404
-    assert refused_clicks(private) == 2
+    until(lambda: refused_clicks(private) == 2, "the counters of both")
     first.send_signal(signal.SIGKILL)
     first.wait()
     until(lambda: refused_clicks(private) == 2, "the other process serves, with the counters of both")

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from app.errors import StoreUnavailable
 from app.journal.segments import Stream, segments
@@ -76,6 +77,37 @@ async def test_every_field_arrives(store: Connection, database_url: str, tmp_pat
     assert value(metrics, "hits_shipped", stream="identified") == 1
     assert value(metrics, "hits_shipped", stream="reduced") == 3
     shipper.close()
+
+
+async def test_values_at_their_bounds_arrive(store: Connection, database_url: str, tmp_path: Path) -> None:
+    """What COPY is given is ours, byte by byte: each length, sign and null in it."""
+    hits = [
+        replace(PERSON, hit_id=-(2**63), space=-1, event=2**63 - 1, mailing=-(2**63), link=-(2**31), recipient=""),
+        replace(PERSON, hit_id=-1, link=2**31 - 1, link_registered=False, nonce=b"", client_address="0.0.0.0"),
+        replace(PERSON, hit_id=0, at=datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), client_address="::"),
+        replace(PERSON, hit_id=1, at=datetime(1970, 1, 1, tzinfo=UTC), client_address="255.255.255.255"),
+        replace(ANONYMIZED, hit_id=2, pseudonym=bytes(16)),
+        replace(ANONYMIZED, hit_id=3, pseudonym=b"\xff" * 17, agent_family="ü" * 300),
+        replace(ANONYMIZED, hit_id=4, pseudonym=b""),
+        replace(ANONYMIZED, hit_id=5, pseudonym=None),
+    ]
+    write_journal(tmp_path, hits)
+    shipper, metrics = shipper_of(tmp_path, database_url, hits_retention_days=40_000)
+    assert await shipper.ship_once() == len(hits)
+    shipper.close()
+    rows = {row["id"]: row for row in await store.fetch("select * from mailtrail.hits")}
+    for hit in hits:
+        row = rows[hit.hit_id]
+        expected = (
+            *(hit.at, hit.space, hit.event, hit.mailing, hit.link, hit.link_registered, hit.agent_family),
+            *(hit.recipient, hit.nonce, hit.pseudonym, hit.client_address, False),
+        )
+        names = "at space_id event_id mailing_id link registered agent_family recipient nonce pseudonym client_address"
+        stored = [row[name] for name in (*names.split(), "clock_clamped")]
+        stored[10] = stored[10] and str(stored[10])
+        assert list(expected) == stored
+    assert await totals_agree(store)
+    assert value(metrics, "lines_quarantined") == 0
 
 
 async def test_a_shipper_goes_on_where_it_or_another_stopped(
@@ -179,9 +211,9 @@ async def test_a_connection_lost_around_the_commit_neither_loses_nor_doubles(
     write_journal(tmp_path, numbered(PERSON, range(10)))
     insert = postgres._insert
 
-    async def insert_and_die(connection: Connection, batch: object, window: object) -> object:
+    async def insert_and_die(connection: Connection, *batch: object) -> object:
         monkeypatch.setattr(postgres, "_insert", insert)
-        written = await insert(connection, batch, window)  # type: ignore[arg-type]
+        written = await insert(connection, *batch)  # type: ignore[arg-type]
         if when == "after":
             await connection.execute("commit")
         await store.execute("select pg_terminate_backend($1)", connection.get_server_pid())

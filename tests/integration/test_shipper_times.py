@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from app.store.migrate import migrate
 from app.store.pool import Connection

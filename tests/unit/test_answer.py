@@ -1,20 +1,21 @@
 """The answer to every kind of request, against the table written out here, and the hit it leaves."""
 
-from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
 
 from app.collector.answer import PIXEL, Answer, Rules, answer
+from app.collector.client import client_of_headers
 from app.config import Settings
-from app.tracking.hits import Hit, IpPolicy, Outcome, PseudonymGap
+from app.tracking.hits import Hit, IpPolicy, Moment, Outcome, PseudonymGap
 from app.tracking.modes import Event, Mode, Origin, Permission, Space
 from app.tracking.pseudonyms import pseudonym
 from app.tracking.snapshot import Snapshot
-from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Message, Token, _pack
+from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Link, Message, _pack_click
 
 SPACE, EVENT, BY_PERMISSION, MAILING, LINK = 1, 2, 22, 3, 4
 ANONYMOUS_SPACE, DELETED_SPACE = 5, 6
@@ -83,8 +84,8 @@ def open_path(sent: Message) -> bytes:
 def ask(path: bytes, method: str = "GET", **changed: Any) -> Answer:
     headers = changed.pop("headers", HEADERS)
     peer = changed.pop("peer", "10.0.0.1")
-    known: dict[str, Any] = {"rules": RULES, "snapshot": SNAPSHOT, "confirmed": True, "at": AT, "hit_id": 99}
-    return answer(method, path, headers, peer, **(known | changed))
+    known: dict[str, Any] = {"rules": RULES, "snapshot": SNAPSHOT, "confirmed": True, "at": Moment.of(AT), "hit_id": 99}
+    return answer(method, path, client_of_headers(headers, peer), **(known | changed))
 
 
 def kept(hit: Hit | None) -> dict[str, Any]:
@@ -338,7 +339,7 @@ def test_the_referrer_policy_is_as_configured(policy: str) -> None:
 @pytest.mark.parametrize("destination", ["https://a.example/\r\nset-cookie: a=b", "https://a.example/\x00", ""])
 def test_a_sealed_line_break_is_never_sent(destination: str) -> None:
     """Minting refuses it, but who holds a space's key can seal with code of their own."""
-    sealed = RING._seal(SPACE, _pack(Token(Kind.CLICK, message(), LINK, True, destination)))
+    sealed = RING._seal_of(SPACE)(_pack_click(message(), Link(LINK, "")) + destination.encode())
     made = ask(b"/c/" + sealed.encode())
     assert (made.status, made.reason, made.hit) == (404, "malformed", None)
 

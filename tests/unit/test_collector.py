@@ -1,7 +1,7 @@
 """The collector around the pure answer: journal, counters, clock, ids and faults."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.collector.answer import PIXEL, Answer
+from app.collector.client import client_of_headers
 from app.collector.collector import Collector, HitIds
 from app.config import Settings
 from app.journal.lines import decode_line, encode_line
@@ -36,12 +37,12 @@ class Kept:
     hits: list[Hit] = field(default_factory=list)
     outcome: Loss | Exception | None = None
 
-    def append(self, hit: Hit) -> Loss | None:
+    def append_all(self, hits: Sequence[Hit]) -> list[Loss | None]:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         if self.outcome is None:
-            self.hits.append(hit)
-        return self.outcome
+            self.hits.extend(hits)
+        return [self.outcome] * len(hits)
 
 
 class Bench:
@@ -52,10 +53,13 @@ class Bench:
         self.collector = Collector(Settings(**settings), self.metrics, self.journal, self.holder, clock)
 
     def ask(self, path: bytes, method: str = "GET") -> Answer:
-        return self.collector.handle(method, path, HEADERS, "203.0.113.9")
+        (made,) = self.collector.take_all([(method, path, client_of_headers(HEADERS, "203.0.113.9"))])
+        self.collector.count(made)
+        return made
 
     def counted(self) -> dict[str, float]:
         """All counters that are not 0."""
+        self.collector.publish()
         lines = [line.rsplit(" ", 1) for line in self.metrics.render().decode().splitlines() if "_total" in line]
         return {
             name.removeprefix("mailtrail_").replace("_total", ""): float(value)
@@ -217,7 +221,7 @@ SENT = st.builds(
 )
 def test_no_request_is_a_fault(method: str, path: bytes, headers: list[tuple[bytes, bytes]], peer: str | None) -> None:
     BENCH.journal.hits.clear()
-    made = BENCH.collector.handle(method, path, headers, peer)
+    (made,) = BENCH.collector.take_all([(method, path, client_of_headers(headers, peer))])
     assert made.status in (200, 302, 404, 405, 410)
     assert [made.hit] == (BENCH.journal.hits or [None])
     assert made.hit is None or decode_line(encode_line(made.hit)) == made.hit

@@ -16,6 +16,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "says"),
     [
         ("PORT", "70000", "65535"),
+        ("WORKERS", "-1", "greater than or equal to 0"),
         ("PUBLIC_URL", "t.example.com", "http or https"),
         ("PUBLIC_URL", "https://t.example.com/?a", "without query"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,nonsense", "trusted_proxies"),

@@ -5,10 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from app.journal import keeper as keeper_module
 from app.journal import writer as writer_module

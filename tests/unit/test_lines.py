@@ -1,11 +1,11 @@
 """A journal line is the hit that was written, or it is damaged; there is no third."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.journal.lines import DamagedLine, decode_line, encode_line
 from app.tracking.hits import Hit, PseudonymGap

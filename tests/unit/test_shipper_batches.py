@@ -1,18 +1,21 @@
 """Batches: each line once, as a hit or as damage; and the rows that PostgreSQL gets of them."""
 
-from dataclasses import replace
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.journal.lines import encode_line
 from app.journal.segments import Stream
 from app.shipper.batches import Batch
+from app.shipper.copying import RowEncoder, with_clock
 from app.shipper.journals import START, Position
-from app.shipper.postgres import COLUMNS, Window, _is_refusal, _row, _total_key
+from app.shipper.postgres import Window, _fit, _is_refusal, _totals
+from app.shipper.rows import Row, read_row
 from app.tracking.hits import Hit
 from app.tracking.modes import Mode
 from app.tracking.tokens import Kind
@@ -23,10 +26,14 @@ ANONYMIZED = replace(PERSON, mode=Mode.ANONYMIZED)
 WINDOW = Window.around(AT, retention_days=60)
 
 
-def batch_of(stream: Stream, lines: list[bytes]) -> Batch:
-    batch = Batch("0123456789abcdef", stream, None, Position(1, 7))
-    batch.take(lines)
+def batch_of(stream: Stream, lines: list[bytes]) -> Batch[Row]:
+    batch: Batch[Row] = Batch("0123456789abcdef", stream, None, Position(1, 7))
+    batch.take(lines, lambda row: row)
     return batch
+
+
+def line_of(row: Row) -> bytes:
+    return encode_line(replace(PERSON, hit_id=row.id, mode=Mode.from_label(row.mode)))
 
 
 lines = st.one_of(
@@ -39,22 +46,28 @@ lines = st.one_of(
 @given(st.lists(lines), st.sampled_from(Stream))
 def test_every_line_is_in_its_batch_once_and_only_its_streams_lines_are_hits(read: list[bytes], stream: Stream) -> None:
     batch = batch_of(stream, read)
-    assert sorted(read) == sorted([line for _, line in batch.hits] + batch.damaged)
-    assert all(encode_line(hit) == line and Stream.of(hit.mode) is stream for hit, line in batch.hits)
+    assert sorted(read) == sorted(batch.lines + batch.damaged)
+    assert [line_of(row) for row in batch.rows] == batch.lines
     whole = {Stream.IDENTIFIED: b"person_based", Stream.REDUCED: b"anonymized"}[stream]
-    assert sum(whole in line for line in read) == len(batch.hits)
+    assert sum(whole in line for line in read) == len(batch.rows)
 
 
-def test_shuffling_loses_nothing_and_keeps_lines_with_their_hits() -> None:
+def test_shuffling_loses_nothing_and_keeps_lines_with_their_rows() -> None:
     read = [encode_line(replace(ANONYMIZED, hit_id=number)) for number in range(100)]
     batch = batch_of(Stream.REDUCED, [*read, *(b"%d\n" % number for number in range(100))])
-    hits, damaged = list(batch.hits), list(batch.damaged)
+    lines, damaged = list(batch.lines), list(batch.damaged)
     batch.shuffle()
-    assert hits != batch.hits
+    assert lines != batch.lines
     assert damaged != batch.damaged
-    assert sorted(hits, key=lambda entry: entry[1]) == sorted(batch.hits, key=lambda entry: entry[1])
+    assert sorted(lines) == sorted(batch.lines)
     assert sorted(damaged) == sorted(batch.damaged)
-    assert all(encode_line(hit) == line for hit, line in batch.hits)
+    assert [line_of(row) for row in batch.rows] == batch.lines
+
+
+def test_an_empty_batch_can_be_shuffled() -> None:
+    batch = batch_of(Stream.REDUCED, [])
+    batch.shuffle()
+    assert ([], [], []) == (batch.rows, batch.lines, batch.damaged)
 
 
 def test_the_window_reaches_from_the_first_kept_month_to_a_day_ahead() -> None:
@@ -75,19 +88,31 @@ def test_the_window_reaches_from_the_first_kept_month_to_a_day_ahead() -> None:
     ],
 )
 def test_a_clamped_row_is_as_coarse_as_its_mode(mode: Mode, clock: datetime) -> None:
-    row = _row(replace(PERSON, mode=mode, at=AT + timedelta(days=9)), WINDOW)
-    assert (clock, True) == (row[COLUMNS.index("at")], row[COLUMNS.index("clock_clamped")])
-    kept = _row(replace(PERSON, mode=mode), WINDOW)
-    assert (AT, False) == (kept[COLUMNS.index("at")], kept[COLUMNS.index("clock_clamped")])
+    encode = RowEncoder().encode
+    times = [AT, AT + timedelta(days=9), AT]
+    row = read_row(encode_line(replace(PERSON, mode=mode)))
+    fitted, clamped = _fit([encode(replace(row, at=at)) for at in times], WINDOW)
+    assert [AT, clock, AT] == [at for _, at, _ in fitted]
+    assert {1} == clamped
+    assert [encode(row), with_clock(encode(row), clock), encode(row)] == fitted
 
 
-def test_rows_and_keys_of_totals_have_their_columns_order() -> None:
-    row = _row(PERSON, WINDOW)
-    assert len(COLUMNS) == len(row)
-    named = dict(zip(COLUMNS, row, strict=True))
-    hour = AT.replace(minute=0, second=0, microsecond=0)
-    names = ("kind", "link", "registered", "mode", "agent", "space_id", "event_id")
-    assert (named["mailing_id"], hour, *(named[name] for name in names)) == _total_key(row)
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 3), st.sampled_from(["human", "bot"]))))
+def test_totals_count_every_row_once_under_its_hour(hits: list[tuple[int, int, str]]) -> None:
+    begin = datetime(2026, 11, 1, tzinfo=UTC)
+    read = [
+        replace(PERSON, at=begin + timedelta(microseconds=late), link=link, agent_kind=agent)
+        for late, link, agent in hits
+    ]
+    expected = Counter(
+        (
+            *(hit.at.replace(minute=0, second=0, microsecond=0), 3, "click", hit.link, True, "person_based"),
+            *(hit.agent_kind, 1, 2),
+        )
+        for hit in read
+    )
+    encode = RowEncoder().encode
+    assert expected == _totals([encode(read_row(encode_line(hit))) for hit in read])
 
 
 @pytest.mark.parametrize(

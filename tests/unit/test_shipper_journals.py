@@ -2,7 +2,6 @@
 
 import os
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.journal.lines import decode_line, encode_line
 from app.journal.segments import SHIPPER_LOCK, WRITER_LOCK, Segment, Stream, lock, segment_path, segments

@@ -7,10 +7,11 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.errors import DestinationRefused, NotFound, TokenRefused
 from app.tracking.modes import Mode, Origin, Permission
-from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Message, Token
+from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Link, Message
 
 SPACE = 0xC0FFEE
 KEY = Key(0x0A0B0C, SPACE, bytes(range(64)))
@@ -49,9 +50,32 @@ def plaintext(token: str) -> bytes:
 @given(messages, destinations, st.integers(0, 2**31), st.booleans())
 def test_what_was_minted_opens(msg: Message, destination: str, link: int, registered: bool) -> None:
     click = RING.mint_click(msg, destination, link, registered=registered)
-    assert Token(Kind.CLICK, msg, link, registered, destination) == RING.open(click, Kind.CLICK)
-    assert Token(Kind.OPEN, msg) == RING.open(RING.mint_open(msg), Kind.OPEN)
-    assert Token(Kind.MESSAGE, msg) == RING.open(RING.message_id(msg), Kind.MESSAGE)
+    opened = RING.open(click, Kind.CLICK)
+    assert (msg, link, registered, destination) == (opened.message, opened.link, opened.registered, opened.destination)
+    assert Kind.CLICK is opened.edition.kind
+    assert msg == RING.open(RING.mint_open(msg), Kind.OPEN).message
+    assert msg == RING.open(RING.message_id(msg), Kind.MESSAGE).message
+
+
+links = st.builds(Link, st.integers(0, 2**31), destinations, st.booleans())
+
+
+@given(st.lists(messages, max_size=4), st.lists(links, max_size=4), st.booleans())
+def test_minting_many_gives_what_minting_each_gives(mails: list[Message], links: list[Link], pixel: bool) -> None:
+    each = [
+        [RING.mint_open(mail)] * pixel
+        + [RING.mint_click(mail, link.destination, link.number, registered=link.registered) for link in links]
+        for mail in mails
+    ]
+    assert each == list(RING.mint_many(mails, links, pixel=pixel))
+
+
+def test_minting_many_refuses_a_bad_link_before_the_first_message() -> None:
+    for bad in ("https://a.example/\n", "https://a.example/" + "x" * 6_000):
+        with pytest.raises(DestinationRefused):
+            list(RING.mint_many(iter([message()]), [Link(1, "https://a.example/"), Link(2, bad)]))
+    with pytest.raises(NotFound, match="no minting key"):
+        list(RING.mint_many([replace(message(), space=1)], []))
 
 
 @given(messages, st.data())

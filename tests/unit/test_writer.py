@@ -1,12 +1,15 @@
 """The journal's writer on real files: what `append` accepted is there, whole, in its stream, within the bound."""
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
 
 from app.journal.lines import decode_line, encode_line
 from app.journal.segments import WRITER_LOCK, Stream, lock, segments
@@ -75,7 +78,7 @@ def test_a_disk_that_takes_half_a_line_leaves_no_half_line(tmp_path: Path) -> No
 def test_a_killed_writer_leaves_every_accepted_hit(tmp_path: Path) -> None:
     code = textwrap.dedent(f"""
         import os, signal, sys
-        from dataclasses import replace
+        from msgspec.structs import replace
         from pathlib import Path
         sys.path.insert(0, {str(Path.cwd())!r})
         from tests.unit.test_writer import PERSON, JournalWriter
@@ -103,3 +106,44 @@ def test_an_old_segment_is_closed_though_it_is_not_full(tmp_path: Path) -> None:
     assert [1] == [segment.number for segment in segments(writer.directory, Stream.REDUCED)]
     assert [1, 1, 1] == read(writer.directory, Stream.IDENTIFIED)
     writer.close()
+
+
+def test_a_prepared_rotation_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=1, max_bytes=10_000)
+    assert writer.append(PERSON) is None
+    writer.prepare()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", lambda *_: pytest.fail("the event loop waited for the disk"))
+        assert writer.append(replace(PERSON, hit_id=2)) is None
+    assert writer.append(replace(PERSON, hit_id=3)) is None  # nothing was prepared for this one
+    writer.prepare()
+    writer.close()
+    assert [1, 2, 3] == [segment.number for segment in segments(writer.directory, Stream.IDENTIFIED)]
+    assert [1, 2, 3] == read(writer.directory, Stream.IDENTIFIED)
+
+
+def test_of_the_hits_of_one_call_those_that_fit_are_written(tmp_path: Path) -> None:
+    line = len(encode_line(PERSON))
+    writer = JournalWriter(tmp_path, segment_bytes=10_000, max_bytes=2 * line + line // 2)
+    assert [None, None, Loss.JOURNAL_FULL] == writer.append_all([PERSON] * 3)
+    writer.close()
+    assert read(writer.directory, Stream.IDENTIFIED) == [1, 1]
+
+
+def test_a_disk_that_takes_some_of_the_lines_of_one_call_keeps_the_whole_ones(tmp_path: Path) -> None:
+    line = len(encode_line(PERSON))
+    code = textwrap.dedent(f"""
+        import resource, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path.cwd())!r})
+        from tests.unit.test_writer import ANONYMIZED, PERSON, JournalWriter
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        writer = JournalWriter(Path({str(tmp_path)!r}), segment_bytes=10**6, max_bytes=10**6)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * line + line // 2},) * 2)
+        hits = [PERSON, ANONYMIZED, PERSON, PERSON, PERSON]
+        print([loss and loss.value for loss in writer.append_all(hits)])
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[None, None, None, 'write_error', 'write_error']"
+    (directory,) = tmp_path.iterdir()
+    assert ([1, 1], [1]) == (read(directory, Stream.IDENTIFIED), read(directory, Stream.REDUCED))
