@@ -213,6 +213,32 @@ async def test_a_client_that_sends_much_and_reads_nothing(tmp_path: Path) -> Non
             assert [number + 100 for number in numbers] == [hit.link for hit in hits(lane)]
 
 
+@on_uvloop
+async def test_a_client_that_asks_one_by_one_and_reads_nothing(tmp_path: Path) -> None:
+    async with served(tmp_path, Conditions()) as (lane, _):
+        client, connection = await lane.connect()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        count, payload = 0, get(GOOD_OPEN) * 20
+        while not connection.flow.write_paused:
+            await asyncio.get_running_loop().sock_sendall(client, payload)
+            count += 20
+            await lane.settle(connection, count * len(payload) // 20)
+        assert connection.takes == count / 20
+        kept = connection.transport.get_write_buffer_size()
+        for _ in range(5):
+            await asyncio.get_running_loop().sock_sendall(client, payload)
+            count += 20
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert kept >= connection.transport.get_write_buffer_size()
+        assert len(connection.pipeline) < 20  # of one read: then it reads no more
+        client.shutdown(socket.SHUT_WR)
+        assert [200] * count == statuses(await read_all(client))
+        client.close()
+        assert count == len(hits(lane))
+
+
 @pytest.mark.parametrize("waits_for_disk", [False, True])
 @on_uvloop
 async def test_who_asked_before_the_end_is_answered(tmp_path: Path, waits_for_disk: bool) -> None:
@@ -315,7 +341,8 @@ async def test_nothing_overtakes_what_the_plain_lane_has(tmp_path: Path) -> None
         await until(lambda: disk.syncs)
         client.send(get(GOOD_OPEN, b"User-Agent: second"))
         await until(lambda: connection.bytes_read > len(odd))
-        await lane.exchange_and_leave(b"")  # some turns later
+        for _ in range(100):
+            await asyncio.sleep(0)
         assert (connection._unanswered, len(connection.pipeline)) == (0, 1)
         disk.may_end.set()
         assert statuses(await answers(client, 2)) == [302, 200]
