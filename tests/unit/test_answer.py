@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
@@ -355,10 +355,11 @@ PATHS = st.builds(bytes.__add__, st.sampled_from([b"", b"/c/", b"/o/"]), TAILS)
     st.booleans(),
     st.datetimes(min_value=datetime(1970, 1, 1)).map(lambda at: at.replace(tzinfo=UTC)),
 )
+@example(GOOD_CLICK, "GET", [], True, AT)
 def test_every_request_gets_an_answer_of_the_table(
     path: bytes, method: str, headers: list[tuple[bytes, bytes]], confirmed: bool, at: datetime
 ) -> None:
-    made = ask(path, method, headers=headers, confirmed=confirmed, at=at)
+    made = ask(path, method, headers=headers, confirmed=confirmed, at=Moment.of(at))
     assert made.status in (200, 302, 404, 405, 410)
     assert method == "HEAD" or dict(made.headers)[b"content-length"] == b"%d" % len(made.body)
     assert made.hit is None or (made.outcome is not None and method == "GET")
