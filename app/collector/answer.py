@@ -170,7 +170,7 @@ def answer(
 
     `path` is the raw request target; its query is ignored. `confirmed` says whether the settings are young enough.
     """
-    kind = _OPEN if path.startswith(OPEN_PATH) else _CLICK
+    kind = kind_of(path)
     has_body = method == "GET"
     if not has_body and method != "HEAD":
         return Answer(_WRONG_METHOD[kind])

@@ -27,11 +27,12 @@ _MAX_TARGET_END = _TARGET_AT + MAX_TARGET_BYTES
 _HTTP_1_1 = b" HTTP/1.1\r\n"
 _HTTP_1_0 = b" HTTP/1.0\r\n"
 _BLANK_LINE = b"\r\n\r\n"
-Headers = Sequence[Header]
 _CLOSE = b"connection: close\r\n\r\n"
 _CLOSING = (b"connection", b"close")
 _TIMER_SECONDS = 0.001
 """As exact as the loop's clock."""
+
+Headers = Sequence[Header]
 
 
 class FastLane(BoundedHttp):
@@ -114,9 +115,8 @@ class FastLane(BoundedHttp):
         whole = scout.count_whole(data)
         if whole != 1:
             return whole > 0 and self._take_several(data, whole)
-        end = data.find(b" ", _TARGET_AT)
-        target = data[_TARGET_AT:end]
-        if not target.isascii() or b"#" in target or end > _MAX_TARGET_END:  # uvicorn reads it in another way
+        target, end = _target(data)
+        if not target:
             return False
         self._ends = not scout.keeps_alive
         if not data.startswith(_HTTP_1_1, end):
@@ -134,11 +134,8 @@ class FastLane(BoundedHttp):
         heads = [head + _BLANK_LINE for head in data.split(_BLANK_LINE)[:-1]]
         taken = []
         for head in heads:
-            end = head.find(b" ", _TARGET_AT)
-            target = head[_TARGET_AT:end]
-            if not (head.startswith(_TRACKING_GETS) and head.startswith(_HTTP_1_1, end)):
-                return False
-            if not target.isascii() or b"#" in target or end > _MAX_TARGET_END:
+            target, end = _target(head)
+            if not (target and head.startswith(_TRACKING_GETS) and head.startswith(_HTTP_1_1, end)):
                 return False
             taken.append((target, self._read_client(head, self._peer)))
         if len(taken) != whole:
@@ -204,6 +201,15 @@ def fast_lane(lane: TrackingLane) -> type[FastLane]:
         "_read_client": staticmethod(client_and_hops_of_head if keeps_addresses else client_of_head),
     }
     return type("FastLane", (FastLane,), bound)
+
+
+def _target(head: bytes) -> tuple[bytes, int]:
+    """The request target and where it ends; empty if uvicorn would read it in another way than as it stands."""
+    end = head.find(b" ", _TARGET_AT)
+    target = head[_TARGET_AT:end]
+    if not target.isascii() or b"#" in target or end > _MAX_TARGET_END:
+        return b"", end
+    return target, end
 
 
 class Scout:

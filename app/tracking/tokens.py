@@ -24,7 +24,7 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 from pybase64 import b64decode, b64encode_as_string
 
 from ..errors import DestinationRefused, NotFound, TokenRefused
@@ -93,17 +93,7 @@ class Message(Struct, frozen=True, gc=False):
 
     def lowered_to(self, ceiling: Mode) -> "Message":
         """The same message under this ceiling, or under its own if that is lower."""
-        return Message(
-            space=self.space,
-            event=self.event,
-            mailing=self.mailing,
-            origin=self.origin,
-            ceiling=min(ceiling, self.ceiling),
-            permission=self.permission,
-            issue_day=self.issue_day,
-            recipient=self.recipient,
-            nonce=self.nonce,
-        )
+        return replace(self, ceiling=min(ceiling, self.ceiling))
 
 
 class Edition(Struct, frozen=True, gc=False):

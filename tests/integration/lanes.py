@@ -30,6 +30,7 @@ from app.metrics import Metrics
 from app.tracking.modes import Mode, Space
 from app.tracking.snapshot import Snapshot
 from tests.unit.test_answer import AT, SNAPSHOT, SPACE
+from tests.unit.test_collector import counted
 
 PATIENCE_SECONDS = 20.0
 """After which an exchange has failed; never reached by one that works."""
@@ -181,14 +182,7 @@ class Lane:
         return new
 
     def counted(self) -> dict[str, float]:
-        """All counters that are not 0."""
-        self.collector.publish()
-        lines = [line.rsplit(" ", 1) for line in self.metrics.render().decode().splitlines() if "_total" in line]
-        return {
-            name.removeprefix("mailtrail_").replace("_total", ""): float(value)
-            for name, value in lines
-            if name.startswith("mailtrail_") and float(value)
-        }
+        return counted(self.collector, self.metrics)
 
 
 class Lanes(NamedTuple):

@@ -58,14 +58,18 @@ class Bench:
         return made
 
     def counted(self) -> dict[str, float]:
-        """All counters that are not 0."""
-        self.collector.publish()
-        lines = [line.rsplit(" ", 1) for line in self.metrics.render().decode().splitlines() if "_total" in line]
-        return {
-            name.removeprefix("mailtrail_").replace("_total", ""): float(value)
-            for name, value in lines
-            if not name.startswith("#") and float(value)
-        }
+        return counted(self.collector, self.metrics)
+
+
+def counted(collector: Collector, metrics: Metrics) -> dict[str, float]:
+    """All counters that are not 0."""
+    collector.publish()
+    lines = [line.rsplit(" ", 1) for line in metrics.render().decode().splitlines() if "_total" in line]
+    return {
+        name.removeprefix("mailtrail_").replace("_total", ""): float(value)
+        for name, value in lines
+        if not name.startswith("#") and float(value)
+    }
 
 
 def test_what_was_answered_is_journaled_and_counted() -> None:

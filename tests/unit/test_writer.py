@@ -27,6 +27,21 @@ def read(directory: Path, stream: Stream) -> list[int]:
     return [decode_line(line).hit_id for line in lines]
 
 
+def on_a_small_disk(journals: Path, file_bytes: int, writes: str) -> str:
+    """What an expression prints that uses `writer` where no file can have more bytes."""
+    code = textwrap.dedent(f"""
+        import resource, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path.cwd())!r})
+        from tests.unit.test_writer import ANONYMIZED, PERSON, JournalWriter
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        writer = JournalWriter(Path({str(journals)!r}), segment_bytes=10**6, max_bytes=10**6)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes},) * 2)
+        print({writes})
+    """)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_each_hit_lies_in_its_stream_in_order_across_rotations(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, segment_bytes=1_000, max_bytes=1_000_000)
     for number in range(100):
@@ -59,18 +74,8 @@ def test_two_writers_never_share_a_directory_and_a_closed_one_is_free(tmp_path: 
 
 def test_a_disk_that_takes_half_a_line_leaves_no_half_line(tmp_path: Path) -> None:
     line = len(encode_line(PERSON))
-    code = textwrap.dedent(f"""
-        import resource, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path.cwd())!r})
-        from tests.unit.test_writer import PERSON, JournalWriter
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        writer = JournalWriter(Path({str(tmp_path)!r}), segment_bytes=10**6, max_bytes=10**6)
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * line + line // 2},) * 2)
-        print([writer.append(PERSON) and writer.append(PERSON).value for _ in range(4)])
-    """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[None, None, 'write_error', 'write_error']"
+    writes = "[writer.append(PERSON) and writer.append(PERSON).value for _ in range(4)]"
+    assert on_a_small_disk(tmp_path, 2 * line + line // 2, writes) == "[None, None, 'write_error', 'write_error']"
     (directory,) = tmp_path.iterdir()
     assert read(directory, Stream.IDENTIFIED) == [1, 1]
 
@@ -132,18 +137,8 @@ def test_of_the_hits_of_one_call_those_that_fit_are_written(tmp_path: Path) -> N
 
 def test_a_disk_that_takes_some_of_the_lines_of_one_call_keeps_the_whole_ones(tmp_path: Path) -> None:
     line = len(encode_line(PERSON))
-    code = textwrap.dedent(f"""
-        import resource, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path.cwd())!r})
-        from tests.unit.test_writer import ANONYMIZED, PERSON, JournalWriter
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        writer = JournalWriter(Path({str(tmp_path)!r}), segment_bytes=10**6, max_bytes=10**6)
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * line + line // 2},) * 2)
-        hits = [PERSON, ANONYMIZED, PERSON, PERSON, PERSON]
-        print([loss and loss.value for loss in writer.append_all(hits)])
-    """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[None, None, None, 'write_error', 'write_error']"
+    writes = "[loss and loss.value for loss in writer.append_all([PERSON, ANONYMIZED, PERSON, PERSON, PERSON])]"
+    printed = on_a_small_disk(tmp_path, 2 * line + line // 2, writes)
+    assert printed == "[None, None, None, 'write_error', 'write_error']"
     (directory,) = tmp_path.iterdir()
     assert ([1, 1], [1]) == (read(directory, Stream.IDENTIFIED), read(directory, Stream.REDUCED))
