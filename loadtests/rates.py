@@ -17,12 +17,13 @@ from .figures import (
     Results,
     ratios,
 )
-from .peers import Collector, Constant, DiskCollector, Naive, Nginx, Peer, PlainLane, running
+from .peers import BareConstant, Collector, Constant, DiskCollector, Naive, Nginx, Peer, PlainLane, running
 from .stage import CONNECTIONS, Load, Options, Stage
 
 FIGURES = (FAST_TO_NGINX, FAST_TO_UVICORN, PLAIN_TO_UVICORN, FAST_TO_NAIVE, NEW_CONNECTION, DISK_TO_PROCESS)
 MANY_CONNECTIONS = 256
 FAST_CLICKS = "fast lane, clicks of both modes"
+FAST_TO_BARE = Figure("fast lane ÷ uvicorn constant with everything switched off")
 _FULLY_BUSY = 0.95
 _AROUND_SECONDS = 0.4
 _START_SECONDS = 12.0
@@ -46,15 +47,15 @@ class Variant:
 def planned_seconds(options: Options) -> float:
     """How long it will take."""
     around = generators.WARM_UP_SECONDS + _AROUND_SECONDS
-    return _START_SECONDS + options.rounds * (9 * (options.seconds + around) + 7 * (options.side_seconds + around))
+    return _START_SECONDS + options.rounds * (10 * (options.seconds + around) + 7 * (options.side_seconds + around))
 
 
 def run(stage: Stage, results: Results) -> None:
     """Measures every variant once a round, then compares them round by round."""
     stage.display.shows("rates: starting the servers")
-    nginx, constant, naive = stage.peer(Nginx), stage.peer(Constant), stage.peer(Naive)
+    nginx, constant, bare, naive = stage.peer(Nginx), stage.peer(Constant), stage.peer(BareConstant), stage.peer(Naive)
     fast, plain, disk = stage.peer(Collector), stage.peer(PlainLane), stage.peer(DiskCollector)
-    peers = (nginx, constant, naive, fast, plain, disk)
+    peers = (nginx, constant, bare, naive, fast, plain, disk)
     with running(*peers):
         stage.display.passed(_START_SECONDS)
         variants = _variants(stage, *peers)
@@ -79,7 +80,7 @@ def fast_rate(stage: Stage, peer: Peer) -> float:
 
 
 def _variants(
-    stage: Stage, nginx: Peer, constant: Peer, naive: Peer, fast: Peer, plain: Peer, disk: Peer
+    stage: Stage, nginx: Peer, constant: Peer, bare: Peer, naive: Peer, fast: Peer, plain: Peer, disk: Peer
 ) -> Sequence[Variant]:
     person_based, anonymized = stage.installation.person_based, stage.installation.anonymized
     clicks = stage.requests("clicks", stage.clicks)
@@ -95,6 +96,7 @@ def _variants(
         Variant("nginx 302 + access log", nginx, clicks, seconds),
         Variant(FAST_CLICKS, fast, clicks, seconds),
         Variant("uvicorn raw ASGI constant 302", constant, clicks, seconds),
+        Variant("uvicorn constant, everything switched off", bare, clicks, seconds),
         Variant("plain lane, clicks of both modes", plain, clicks, seconds),
         Variant("Starlette + INSERT per click", naive, clicks, seconds),
         Variant("nginx, new connections", nginx, closing, seconds),
@@ -109,10 +111,11 @@ def _variants(
 
 
 def _compare(loads: dict[str, list[Load]], results: Results) -> None:
-    nginx, fast, constant, plain, naive, nginx_new, fast_new, process, disk, *_ = loads.values()
+    nginx, fast, constant, bare, plain, naive, nginx_new, fast_new, process, disk, *_ = loads.values()
     for figure, of, to in (
         (FAST_TO_NGINX, fast, nginx),
         (FAST_TO_UVICORN, fast, constant),
+        (FAST_TO_BARE, fast, bare),
         (PLAIN_TO_UVICORN, plain, constant),
         (FAST_TO_NAIVE, fast, naive),
         (NEW_CONNECTION, fast_new, nginx_new),
