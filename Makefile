@@ -6,6 +6,7 @@ RUNS ?= 1
 USERS ?= 50
 TIME ?= 60s
 RECIPIENTS ?= 3000
+CYCLES ?= 100
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
 
 help: ## List what can be made
@@ -42,8 +43,11 @@ load: install ## Recipients as they behave, on a running server; USERS=50 TIME=6
 	  --users $(USERS) --spawn-rate $(USERS) --run-time $(TIME) --recipients $(RECIPIENTS) \
 	  $(if $(HOST),--host $(HOST)) $(if $(SEED),--seed $(SEED)) $(if $(REMOTE),--allow-remote)
 
+faults: install ## Break things under load and count hits; CYCLES=100 OF=kills
+	$(BIN)/python -m tests.faults.campaign --cycles $(CYCLES) $(if $(OF),--of $(OF))
+
 lock: ## Renew both lock files (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.lock
 
-.PHONY: help run install test check bench load lock
+.PHONY: help run install test check bench load faults lock
