@@ -51,3 +51,7 @@ class SchemaError(MailtrailError):
 
 class StoreUnavailable(MailtrailError):
     """PostgreSQL cannot be reached or refuses us."""
+
+
+class DiskUnavailable(MailtrailError):
+    """Nothing can be written to the data directory."""

@@ -7,13 +7,18 @@ by whoever is asked (prometheus-client's multi-process mode), so that any worker
 import fcntl
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .errors import DiskUnavailable
+
 _GaugeMode = Literal["livemax", "livemostrecent"]
+
+_FILE_BYTES = 2**16
+"""What prometheus-client makes its files from the start; ours never outgrow it."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -58,6 +63,9 @@ class Metrics:
         self.answer_faults = counter(
             "answer_faults", "Faults inside the collector that were answered as a bad token; each is in the log."
         )
+        self.connections_shed = counter(
+            "connections_shed", "Connections ended to make room for new ones, idle ones, first those that never asked."
+        )
         self.snapshot_age = gauge(
             "snapshot_unconfirmed_seconds", "Time since the settings were last confirmed, worst process.", "livemax"
         )
@@ -93,13 +101,20 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """The metrics of all processes in Prometheus' text format."""
+        """The metrics of all processes in Prometheus' text format; of this one alone while the disk fails."""
         if self._directory is None:
             return generate_latest(self._registry)
-        _forget_dead_processes(self._directory)
-        collected = CollectorRegistry()
-        MultiProcessCollector(collected, path=str(self._directory))  # type: ignore[no-untyped-call]
-        return generate_latest(collected)
+        try:
+            return _render_all(self._directory)
+        except (OSError, ValueError, RuntimeError):  # now of all times somebody wants to know how many hits are lost
+            return generate_latest(self._registry)
+
+
+def _render_all(directory: Path) -> bytes:
+    _forget_dead_processes(directory)
+    collected = CollectorRegistry()
+    MultiProcessCollector(collected, path=str(directory))  # type: ignore[no-untyped-call]
+    return generate_latest(collected)
 
 
 def _forget_dead_processes(directory: Path) -> None:
@@ -112,8 +127,11 @@ def _forget_dead_processes(directory: Path) -> None:
 
 def _join(directory: Path) -> int:
     """Opens the shared directory; whoever comes first empties it, so that counters of an earlier start are gone."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for stale in directory.glob("*.db"):
@@ -121,6 +139,28 @@ def _join(directory: Path) -> int:
     except BlockingIOError:
         pass  # another process of this data directory lives, the files are current
     fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        _reserve(directory)
+    except OSError as error:
+        os.close(descriptor)
+        raise _unwritable(directory, error) from error
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
     values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
     return descriptor
+
+
+def _reserve(directory: Path) -> None:
+    """Makes this process's files with their room: they are written through memory, where a full disk kills (SIGBUS)."""
+    for kind in ("counter", *(f"gauge_{mode}" for mode in get_args(_GaugeMode))):
+        descriptor = os.open(directory / f"{kind}_{os.getpid()}.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _FILE_BYTES)
+        finally:
+            os.close(descriptor)
+
+
+def _unwritable(directory: Path, error: OSError) -> DiskUnavailable:
+    return DiskUnavailable(
+        f"{directory} cannot be written ({error.strerror}); make room or give the right to write,"
+        " or choose another MAILTRAIL_DATA_DIRECTORY"
+    )

@@ -19,14 +19,14 @@ _READ = PREFETCH_HEADERS | {_USER_AGENT, _FORWARDED_FOR}
 
 
 def _field(names: Iterable[bytes]) -> re.Pattern[bytes]:
-    """Finds a header of one of these names in any case: a user agent's value as group 1, others' names and values.
+    """Finds a header of one of these names in any case: where a user agent's value begins, others' names and values.
 
     Letters in brackets behind a line end are what this engine looks for fastest; ignoring the case by a flag is not.
     """
     user_agent, *others = [
         re.sub("[a-z]", lambda a: f"[{a[0].upper()}{a[0]}]", name.decode()) for name in (_USER_AGENT, *sorted(names))
     ]
-    return re.compile(f"\r\n(?:{user_agent}:[ \t]*([^\r]*)|({'|'.join(others)}):[ \t]*([^\r]*))".encode())
+    return re.compile(f"\r\n(?:{user_agent}:[ \t]*()|({'|'.join(others)}):[ \t]*([^\r]*))".encode())
 
 
 _FIELD = _field(PREFETCH_HEADERS)
@@ -61,10 +61,21 @@ def _client_of_head(head: bytes, peer: str | None, field: re.Pattern[bytes]) -> 
     first = field.search(head)
     if first is None:
         return Client(peer)
-    if first.lastindex == 1 and field.search(head, first.end()) is None:  # as most have it
-        return Client(peer, first[1])
+    if first.lastindex == 1:
+        begin = first.end()
+        end = head.find(b"\r", begin)  # this engine would take 30 µs to walk over 8 kB
+        if end < 0:
+            return Client(peer, head[begin:])
+        if field.search(head, end) is None:  # as most have it
+            return Client(peer, head[begin:end])
     read = field.finditer(head)
-    return _client([(_USER_AGENT, m[1]) if m.lastindex == 1 else (m[2].lower(), m[3]) for m in read], peer)
+    return _client(
+        [(_USER_AGENT, _line(head, m.end())) if m.lastindex == 1 else (m[2].lower(), m[3]) for m in read], peer
+    )
+
+
+def _line(head: bytes, begin: int) -> bytes:
+    return head[begin:].partition(b"\r")[0]
 
 
 def _client(read: Sequence[Header], peer: str | None) -> Client:

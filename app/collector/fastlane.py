@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from .answer import Answer, Form
 from .asgi import TrackingLane
 from .client import Client, Header, client_and_hops_of_head, client_of_head
-from .protocol import MAX_TARGET_BYTES, BoundedHttp
+from .protocol import MAX_HEADER_LINES, MAX_TARGET_BYTES, BoundedHttp
 from .turn import Turn
 
 _TRACKING_GETS = (b"GET /c/", b"GET /o/")
@@ -72,7 +72,7 @@ class FastLane(BoundedHttp):
     def data_received(self, data: bytes) -> None:
         if self._unanswered:
             self._hold(data)
-        elif self._is_in_message or not data.startswith(_TRACKING_GETS) or self._is_busy():
+        elif self._is_in_message or self._unread or not data.startswith(_TRACKING_GETS) or self._is_busy():
             super().data_received(data)
         else:
             self._unanswered = 1  # whatever comes until then waits
@@ -99,9 +99,13 @@ class FastLane(BoundedHttp):
         if not self._unanswered:
             super().shutdown()
 
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._unanswered) or super().is_busy
+
     def _read(self, data: bytes) -> None:
         self._unanswered = 0
-        if self.transport.is_closing() or self._take(data):
+        if self.transport.is_closing() or (_has_few_lines(data) and self._take(data)):
             return
         super().data_received(data)
         if self._held and not self.transport.is_closing():
@@ -156,6 +160,8 @@ class FastLane(BoundedHttp):
         self._unanswered -= 1
         if self._is_lost:
             return
+        if self._is_stranger:
+            self._be_known()
         state = self.server_state
         state.total_requests += 1
         ends = (self._ends or self._is_ending) and not self._unanswered
@@ -201,6 +207,11 @@ def fast_lane(lane: TrackingLane) -> type[FastLane]:
         "_read_client": staticmethod(client_and_hops_of_head if keeps_addresses else client_of_head),
     }
     return type("FastLane", (FastLane,), bound)
+
+
+def _has_few_lines(data: bytes) -> bool:
+    """Whether no head in it can have more lines than are taken."""
+    return len(data) < MAX_HEADER_LINES or data.count(b"\n") < MAX_HEADER_LINES
 
 
 def _target(head: bytes) -> tuple[bytes, int]:

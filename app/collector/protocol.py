@@ -1,18 +1,33 @@
 """HTTP/1.1 within bounds: uvicorn's protocol, which itself takes heads of any size and waits for them for ever.
 
-Invariants: a request's head takes at most `MAX_HEAD_BYTES` of memory and `HEAD_SECONDS` of time; a target that is too
-long for any token is cut, so that it is answered like every bad one; no timer outlives its connection.
+Invariants: a request's head has at most `MAX_HEAD_BYTES` and `MAX_HEADER_LINES`, and all of it comes within
+`REQUEST_SECONDS`; a target that is too long for any token is cut, so that it is answered like every bad one; whoever
+asked before something malformed gets the answers, and nothing is written to a connection that is gone; what waits for
+its turn takes little more memory than its bytes; no timer outlives its connection.
 """
 
 import asyncio
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .room import Room
 
 MAX_TARGET_BYTES = 8_192
 """Longest request target that is looked at: a token has 6 kB at most, and what follows `?` is ignored."""
 
 MAX_HEAD_BYTES = 256 * 2**10
-HEAD_SECONDS = 30.0
+MAX_HEADER_LINES = 2_000
+"""Of a request: short ones take thirty times their bytes."""
+
+MAX_PIPELINE = 32
+"""Requests of a connection that are made something of before their turn: each takes a hundred times its bytes."""
+
+REQUEST_SECONDS = 30.0
+"""From a request's first byte to its last; nobody who asks for a link sends a body."""
+
+_SLICE_BYTES = 2 * 2**10
+"""What the parser gets at once of a large read, about a usual request: in 256 kB are thousands of small ones."""
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -24,18 +39,42 @@ _TOO_LARGE = (
 )
 
 
-class BoundedHttp(HttpToolsProtocol):
-    """For `http=` of uvicorn. Relies on `data_received`, the parser's callbacks and `_unset_keepalive_if_required`."""
+class _TooManyLines(Exception):
+    """Ends the parser's work; what is answered is not its business."""
 
+
+class BoundedHttp(HttpToolsProtocol):
+    """For `http=` of uvicorn, as `within` binds it to a room; by itself it knows no bound of connections.
+
+    Relies on `data_received`, the parser's callbacks, `_unset_keepalive_if_required`, `_start_asgi_task`,
+    `send_400_response`, `cycle` and `pipeline`.
+    """
+
+    # Bound once, shared by all connections of the process
+    _room: Room | None = None
+
+    # Per-connection state
     _head_bytes = 0
     _in_head = True
+    _unread = b""
+    _is_stranger = False
     _deadline: asyncio.TimerHandle | None = None
+    _asking: RequestResponseCycle | None = None
+    """What the application is at work on; with pipelining `cycle` is a later one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._set_deadline()
+        if self._room is not None:
+            self._is_stranger = True
+            self._room.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._room is not None:
+            self._room.leave(self)
+        if self._asking is not None:
+            self._asking.disconnected = True  # uvicorn tells the last one only; the others would write all the same
+            self._asking.message_event.set()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it, and us with it, in memory after a reset
         self._unset_deadline()
@@ -45,14 +84,38 @@ class BoundedHttp(HttpToolsProtocol):
         self.shutdown()
         return True
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for an answer here."""
+        return self._last_asking() is not None
+
+    def end(self) -> None:
+        """Ends the connection at once."""
+        self.transport.abort()
+
     def data_received(self, data: bytes) -> None:
+        """Reads on as far as answers can follow; the rest waits as it came, and no more comes meanwhile."""
+        if len(data) <= _SLICE_BYTES and not self._unread:
+            self._read_slice(data)
+            return
+        data, self._unread = self._unread + data, b""
+        for begin in range(0, len(data), _SLICE_BYTES):
+            if self.transport.is_closing():
+                return
+            if len(self.pipeline) >= MAX_PIPELINE:
+                self._unread = data[begin:]
+                self.flow.pause_reading()
+                return
+            self._read_slice(data[begin : begin + _SLICE_BYTES])
+
+    def _read_slice(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse()
                 return
         super().data_received(data)
-        if self._in_head and self._head_bytes and self._deadline is None:
+        if self._deadline is None and (self._head_bytes or not self._in_head):
             self._set_deadline()
 
     def on_message_begin(self) -> None:
@@ -65,26 +128,71 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
-        self._unset_deadline()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True  # whatever comes now is the next one's
+        self._unset_deadline()
+        self._be_known()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.pipeline and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._unread and not self.pipeline:
+            self.data_received(b"")
+        if self.pipeline or self._unread:
             self.flow.pause_reading()  # uvicorn reads on after each answer, however many requests wait already
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= MAX_HEADER_LINES:
+            raise _TooManyLines
+        super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.headers is not None and len(self.headers) >= MAX_HEADER_LINES:
+            self._refuse()
+        elif not self._end_after_answers():
+            super().send_400_response(msg)
+
     def _refuse(self) -> None:
-        self.transport.write(_TOO_LARGE)
-        self.transport.close()
+        if not self._end_after_answers():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def _end_after_answers(self) -> bool:
+        """Has the answers leave that are waited for, and nothing after them; False if none is."""
+        last = self._last_asking()
+        if last is None:
+            return False
+        last.keep_alive = False
+        self.flow.pause_reading()
+        return True
+
+    def _last_asking(self) -> RequestResponseCycle | None:
+        cycle = self.cycle
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._asking = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _be_known(self) -> None:
+        """From the first whole request on, this is not the first connection to go."""
+        if self._is_stranger and self._room is not None:
+            self._is_stranger = False
+            self._room.know(self)
 
     def _set_deadline(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
 
     def _unset_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def within(room: Room, http: type[BoundedHttp] = BoundedHttp) -> type[BoundedHttp]:
+    """The protocol for connections that share a room."""
+    return type(http.__name__, (http,), {"_room": room})

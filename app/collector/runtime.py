@@ -9,10 +9,10 @@ import time
 from types import TracebackType
 from typing import Self
 
-import asyncpg
 import structlog
 
 from ..config import Settings
+from ..errors import SchemaError
 from ..journal.keeper import JournalKeeper
 from ..journal.writer import JournalWriter
 from ..logs import place_of
@@ -66,7 +66,7 @@ class CollectorRuntime:
         )
         self._tasks.append(asyncio.create_task(self._follower.run(), name="settings"))
         self._tasks.append(asyncio.create_task(_close_old_segments(writer), name="segments"))
-        self._tasks.append(asyncio.create_task(_publish(collector), name="metrics"))
+        self._tasks.append(asyncio.create_task(self._publish(collector), name="metrics"))
         if settings.private_port:
             private = private_app(self._metrics, self.health)
             self._tasks.append(
@@ -96,12 +96,22 @@ class CollectorRuntime:
             warnings.append("database_away")
         return Health(problems, warnings)
 
+    async def _publish(self, collector: Collector) -> None:
+        while True:
+            await asyncio.sleep(_PUBLISH_SECONDS)
+            collector.publish()
+            # A shipper that is dead tells no age: the alarm must not end with it.
+            if (unread := self._keeper.unread_seconds()) is not None:
+                self._metrics.oldest_unshipped.set(unread)
+
     async def _load_settings(self) -> None:
         self._follower.restore()
         try:
             async with asyncio.timeout(FIRST_LOAD_SECONDS):
                 await self._follower.refresh()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except SchemaError:
+            raise
+        except Exception as error:  # whatever it is that a database does as it goes down: links must work
             kept = "with the last copy of the settings" if self._follower.current else "without settings yet"
             _log.warning(f"the database is away; starting {kept}", error=place_of(error))
 
@@ -110,9 +120,3 @@ async def _close_old_segments(writer: JournalWriter) -> None:
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         writer.rotate_old(SEGMENT_SECONDS)
-
-
-async def _publish(collector: Collector) -> None:
-    while True:
-        await asyncio.sleep(_PUBLISH_SECONDS)
-        collector.publish()

@@ -6,6 +6,8 @@ Invariant: workers share a port with one another only; a port that anybody else 
 import socket
 
 BACKLOG = 2_048
+STALL_SECONDS = 30.0
+"""How long an answer waits for a client that takes nothing; then the system ends the connection."""
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -14,7 +16,10 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     Several that are `shared` (SO_REUSEPORT) can listen on one port: the kernel deals connections out among them.
     """
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shared)
+    listening = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shared)
+    # Its connections inherit it. Closing one does not end it while there is something left to send.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * STALL_SECONDS))
+    return listening
 
 
 class Listener:

@@ -22,6 +22,7 @@ from .. import config
 from ..config import Settings
 from ..errors import MailtrailError
 from ..journal.keeper import NEARLY_FULL, journal_bytes
+from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, is_held
 from ..store import migrate, pool
 from ..store.pool import Connection
 from ..store.queries import queries
@@ -116,6 +117,19 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     full = fill >= NEARLY_FULL
     mend = "see that the shipper runs and reaches the database, or raise MAILTRAIL_JOURNAL_MAX_BYTES" if full else ""
     yield Finding(Level.WARNING if full else Level.GOOD, "journals", f"{fill:.0%} of their bound", mend)
+    yield from _shipper(settings)
+
+
+def _shipper(settings: Settings) -> Iterator[Finding]:
+    """Whether the journals of the collectors that run here are read by somebody."""
+    journals = settings.journals_directory
+    written = [made for made in journals.glob("*") if made.is_dir() and is_held(made, WRITER_LOCK)]
+    unread = sum(not is_held(journal, SHIPPER_LOCK) for journal in written)
+    if unread:
+        says = f"{unread} of {len(written)} collectors write a journal that no shipper reads"
+        yield Finding(Level.BAD, "shipper", says, "start `mailtrail ship`, or see in its log why it ends")
+    elif written:
+        yield Finding(Level.GOOD, "shipper", f"reads the journals of all collectors: {len(written)}")
 
 
 def _sync_seconds(settings: Settings) -> float:

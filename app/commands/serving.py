@@ -21,7 +21,8 @@ import uvloop
 
 from .. import config, logs
 from ..collector.fastlane import fast_lane
-from ..collector.protocol import BoundedHttp
+from ..collector.protocol import BoundedHttp, within
+from ..collector.room import Room, most_connections
 from ..collector.runtime import CollectorRuntime
 from ..collector.server import CollectorServer
 from ..collector.sockets import bind, listeners
@@ -36,6 +37,7 @@ from .supervisor import Child, supervise
 
 GRACEFUL_SECONDS = 10
 RETRY_SECONDS = 0.1
+INSTALL_RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 _log = structlog.get_logger()
 _end_with_parent = click.option("--end-with-parent", is_flag=True, hidden=True)
@@ -53,7 +55,7 @@ def up(plays_demo: bool, workers: int | None) -> None:
     """Run everything on one machine: database, collectors, shipper. Ctrl-C stops it."""
     settings = _settings(workers=workers)
     _check_port(settings)
-    url = pool.url_of(settings)
+    url = _url_even_if_down(settings) if settings.snapshot_file.exists() else pool.url_of(settings)
     sys.exit(_run(_up(settings, url, plays_demo)))
 
 
@@ -80,18 +82,31 @@ def ship(end_with_parent: bool) -> None:
 
 
 async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
+    try:
+        is_first = await _install(settings, url)
+    except StoreUnavailable as error:
+        if not settings.snapshot_file.exists():
+            raise
+        # After a restart of the machine links must not wait for the database.
+        _log.warning(f"{error}; starting without it")
+        is_first = None
+    environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
+    groups = [_collectors(settings, environment), [Child("ship", environment)]]
+    watching = asyncio.create_task(_keep_database(settings))
+    try:
+        return await supervise(groups, partial(_begin, settings, url, plays_demo, is_first))
+    finally:
+        watching.cancel()
+
+
+async def _install(settings: Settings, url: str) -> bool:
+    """Brings the schema up to date; whether the installation is new, without any space."""
     async with pool.connected(url) as connection:
         applied = await install(connection, settings)
         is_first = not await connection.fetchval("select exists (select from mailtrail.spaces)")
     if applied:
         _log.info("database migrated", applied=applied)
-    environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
-    groups = [_collectors(settings, environment), [Child("ship", environment)]]
-    watching = asyncio.create_task(_keep_database(settings))
-    try:
-        return await supervise(groups, partial(_greet, settings, url, plays_demo and is_first))
-    finally:
-        watching.cancel()
+    return is_first
 
 
 def _collectors(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
@@ -111,6 +126,15 @@ def _number_of_workers(settings: Settings) -> int:
 async def _keep_database(settings: Settings) -> None:
     if settings.database_url is None:
         await embedded.keep_running(settings.data_directory)
+
+
+async def _begin(settings: Settings, url: str, plays_demo: bool, is_first: bool | None) -> None:
+    """What is left to do when everything runs; `is_first` is None if the database was away."""
+    await _greet(settings, url, plays_demo and bool(is_first))
+    while is_first is None:
+        await asyncio.sleep(INSTALL_RETRY_SECONDS)
+        with contextlib.suppress(StoreUnavailable):  # told at the start; collectors and shipper tell it, too
+            is_first = await _install(settings, url)
 
 
 async def _greet(settings: Settings, url: str, plays_demo: bool) -> None:
@@ -140,11 +164,13 @@ def _answers(settings: Settings) -> bool:
 async def _collect(settings: Settings, url: str, end_with_parent: bool, given: socket.socket | None) -> None:
     _allow_connections()
     listening = given or _listen(settings)
-    async with CollectorRuntime(settings, url, Metrics(settings.metrics_directory)) as runtime:
+    metrics = Metrics(settings.metrics_directory)
+    room = Room(most_connections(), metrics)
+    async with CollectorRuntime(settings, url, metrics) as runtime:
         server = CollectorServer(
             uvicorn.Config(
                 runtime.app,
-                http=fast_lane(runtime.app) if settings.fast_lane else BoundedHttp,
+                http=within(room, fast_lane(runtime.app) if settings.fast_lane else BoundedHttp),
                 lifespan="off",
                 ws="none",
                 log_config=None,
@@ -198,7 +224,7 @@ def _settings(*, workers: int | None = None, worker: int | None = None) -> Setti
 
 
 def _url_even_if_down(settings: Settings) -> str:
-    """The database's URL, also while it is down: a collector starts without it."""
+    """The database's URL, also while it is down: what has a copy of the settings starts without it."""
     try:
         return pool.url_of(settings)
     except StoreUnavailable as error:

@@ -55,7 +55,8 @@ class Child:
         while True:
             started = time.monotonic()
             ended = await self._run()
-            if time.monotonic() - started > STEADY_SECONDS:
+            # Who ends well was asked to by a person, however often: what waits at its socket is the next one's.
+            if ended == 0 or time.monotonic() - started > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
             elif is_first and ended in _REFUSALS:
                 return ended

@@ -1,11 +1,13 @@
 """The thread beside a writer: everything about a journal that waits for the disk, so that no answer does.
 
 It syncs what was written every 100 ms (durability `process`), or as soon as answers wait for it (`disk`): all that wait
-at that moment share one fdatasync. Once a second it measures all journals of the data directory and renews the writer's
-room. Invariant: `durable` gives True only for hits that a successful sync has covered.
+at that moment share one fdatasync. Once a second it measures all journals of the data directory, renews the writer's
+room, and has it notice what somebody removed. Invariant: `durable` gives True only for hits that a successful sync has
+covered.
 """
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from ..logs import place_of
-from .segments import SEGMENT_GLOB
+from .segments import SEGMENT_GLOB, SHIPPER_LOCK, is_held
 from .writer import JournalWriter
 
 SYNC_SECONDS = 0.1
@@ -25,6 +27,9 @@ TROUBLE_SECONDS = 10.0
 
 NEARLY_FULL = 0.8
 """The part of `journal_max_bytes` from which on readiness warns."""
+
+SHIPPER_SECONDS = 5.0
+"""How long nobody may hold the shipper's lock before readiness warns: a new journal is found within a second."""
 
 _log = structlog.get_logger()
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[bool]"]
@@ -43,7 +48,11 @@ class JournalKeeper:
         self._synced_bytes = 0
         self._sync_fails = False
         self._measure_fails = False
+        self._look_fails = False
         self._fill = 0.0
+        self._shipper_seen_at = time.monotonic()
+        self._written_then = 0
+        self._unread_since = math.inf
         self._disk_is_full = False
         self._thread = threading.Thread(target=self._run, name="journal-keeper", daemon=True)
 
@@ -76,7 +85,15 @@ class JournalKeeper:
             found.append("journal_nearly_full")
         if self._disk_is_full:
             found.append("disk_nearly_full")
+        if time.monotonic() - self._shipper_seen_at > SHIPPER_SECONDS:
+            found.append("shipper_away")
         return found
+
+    def unread_seconds(self) -> float | None:
+        """The age of the oldest hit that no shipper can have read; None while one has the journal, who knows better."""
+        if time.monotonic() - self._shipper_seen_at < 2 * MEASURE_SECONDS:
+            return None
+        return max(0.0, time.monotonic() - self._unread_since)
 
     def close(self) -> None:
         """Answers who waits, ends the thread, syncs and closes the writer."""
@@ -95,6 +112,7 @@ class JournalKeeper:
             if time.monotonic() - measured_at >= MEASURE_SECONDS:
                 measured_at = time.monotonic()
                 self._measure()
+                self._look_around()
         self._commit()
 
     def _commit(self) -> None:
@@ -125,6 +143,24 @@ class JournalKeeper:
             _log.error("the journal cannot be synced to the disk; check the disk", error=place_of(error))
         self._sync_fails = True
 
+    def _look_for_shipper(self) -> None:
+        now, written = time.monotonic(), self._writer.written
+        if is_held(self._writer.directory, SHIPPER_LOCK):
+            self._shipper_seen_at, self._written_then, self._unread_since = now, written, math.inf
+        elif written > self._written_then:
+            self._unread_since = min(self._unread_since, now)
+
+    def _look_around(self) -> None:
+        try:
+            self._writer.mend()
+            self._look_for_shipper()
+        except OSError as error:
+            if not self._look_fails:
+                _log.warning("the journal's files cannot be looked at; trying on", error=place_of(error))
+            self._look_fails = True
+        else:
+            self._look_fails = False
+
     def _measure(self) -> None:
         try:
             used = journal_bytes(self._journals)
@@ -141,12 +177,12 @@ class JournalKeeper:
 
 
 def journal_bytes(journals: Path) -> int:
-    """The size of all segments of all journals; files that go away meanwhile count nothing."""
+    """The size of all segments of all journals; what goes away meanwhile, or cannot be looked at, counts nothing."""
     total = 0
     for path in journals.glob(f"*/{SEGMENT_GLOB}"):
         try:
             total += path.stat().st_size
-        except FileNotFoundError:
+        except OSError:  # one such file must not keep the others from being measured, or their writers run out of room
             continue
     return total
 

@@ -8,6 +8,7 @@ anonymized one would be timed by its neighbours. State is derived from the segme
 
 import fcntl
 import os
+import re
 from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
@@ -18,6 +19,7 @@ from ..tracking.modes import Mode
 WRITER_LOCK = "writer.lock"
 SHIPPER_LOCK = "shipper.lock"
 SEGMENT_GLOB = "*.seg"
+_NAME = re.compile(r"([a-z]+)-([0-9]+)\.seg", re.ASCII)
 
 
 class Stream(Enum):
@@ -44,12 +46,14 @@ def segment_path(journal: Path, stream: Stream, number: int) -> Path:
 
 
 def segments(journal: Path, stream: Stream) -> list[Segment]:
-    """The stream's segments that are there, in order; files of any other name are not ours and are left alone."""
+    """The stream's segments that are there, in order; what has any other name, or is no file, is left alone."""
     found = []
-    for path in journal.glob(f"{stream.value}-*.seg"):
-        number = path.stem.removeprefix(f"{stream.value}-")
-        if number.isdecimal():
-            found.append(Segment(int(number), path))
+    with os.scandir(journal) as entries:
+        for entry in entries:
+            match = _NAME.fullmatch(entry.name)
+            # Not everything with the name is waited for: a directory or a dead link will never be a file again.
+            if match and match[1] == stream.value and entry.is_file():
+                found.append(Segment(int(match[2]), Path(entry.path)))
     return sorted(found)
 
 
@@ -62,6 +66,29 @@ def lock(journal: Path, name: str) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def is_held(journal: Path, name: str) -> bool:
+    """Whether a process holds the lock. Tried for a moment, so that whoever wants it just then must come again."""
+    try:
+        descriptor = os.open(journal / name, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at the path: a lock that was unlinked locks nothing."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def read_lines(segment: Path, offset: int, max_bytes: int) -> tuple[list[bytes], int]:

@@ -7,6 +7,7 @@ exception towards the recipient.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import time
@@ -17,11 +18,12 @@ from pathlib import Path
 
 import structlog
 
+from ..errors import DiskUnavailable
 from ..logs import place_of
 from ..tracking.hits import Hit
 from ..tracking.modes import Mode
 from .lines import encode_line
-from .segments import WRITER_LOCK, Stream, lock, segment_path
+from .segments import WRITER_LOCK, Stream, is_file, lock, segment_path
 
 _log = structlog.get_logger()
 _Waiting = tuple[int, bytes]
@@ -43,11 +45,14 @@ class JournalWriter:
     """
 
     def __init__(self, journals: Path, *, segment_bytes: int, max_bytes: int) -> None:
-        """Makes a new directory below `journals`."""
+        """Makes a new directory below `journals`; DiskUnavailable if it cannot."""
         self.id = secrets.token_hex(8)
         self.directory = journals / self.id
-        self.directory.mkdir(mode=0o700, parents=True)
-        descriptor = lock(self.directory, WRITER_LOCK)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True)
+            descriptor = lock(self.directory, WRITER_LOCK)
+        except OSError as error:
+            raise _unwritable(journals, error) from error
         assert descriptor is not None, "a directory made a moment ago has no other writer"
         self._lock = descriptor
         self._segment_bytes = segment_bytes
@@ -55,10 +60,13 @@ class JournalWriter:
         self.written = 0
         self.last_loss: Loss | None = None
         self.lost_at = float("-inf")
-        self._streams = {stream: _StreamFile(self.directory, stream) for stream in Stream}
+        try:
+            self._streams = {stream: _StreamFile(self.directory, stream) for stream in Stream}
+            for made in (self.directory, journals, journals.parent):
+                _sync_directory(made)
+        except OSError as error:
+            raise _unwritable(journals, error) from error
         self._by_mode = [self._streams[Stream.of(mode)] for mode in sorted(Mode)]
-        for made in (self.directory, journals, journals.parent):
-            _sync_directory(made)
 
     def append(self, hit: Hit) -> Loss | None:
         """Writes one hit; None when it is in the file, else why it is not."""
@@ -116,6 +124,19 @@ class JournalWriter:
         """Makes files for the next segments, so that no rotation waits for the disk. For the thread that syncs."""
         for stream in self._streams.values():
             stream.prepare()
+
+    def mend(self) -> None:
+        """Notices what somebody did: to a segment, so that a new one begins; to the lock, which is taken anew.
+
+        OSError if the disk refuses. For the thread that syncs.
+        """
+        for stream in self._streams.values():
+            stream.look()
+        if not is_file(self._lock, self.directory / WRITER_LOCK):
+            taken = lock(self.directory, WRITER_LOCK)
+            if taken is not None:  # else a shipper has it for a moment, to see whether we live
+                held, self._lock = self._lock, taken
+                os.close(held)
 
     def sync(self) -> None:
         """Waits until everything written before the call is on the disk; OSError when the disk refuses.
@@ -177,18 +198,30 @@ class _StreamFile:
         self._open_next()
         self.torn = False
 
+    def look(self) -> None:
+        """Leaves the open segment at the next hit if somebody removed or cut it: not all in it would be read."""
+        size = self.size  # first: the file is never shorter than what was written to it by then
+        found = os.fstat(self._descriptor)
+        if found.st_nlink == 0 or found.st_size < size:
+            self.torn = True
+
     def write(self, lines: bytes) -> int:
         """Appends whole lines; returns how many bytes of them are there, which always is a number of whole lines."""
         written = 0
-        with contextlib.suppress(OSError):
-            written = os.write(self._descriptor, lines)
+        refused = None
+        try:
+            while written < len(lines):  # the second try after a part of it says what is wrong
+                written += os.write(self._descriptor, lines[written:] if written else lines)
+        except OSError as error:
+            refused = error.errno
         if written != len(lines):
             # The disk took a part of it: cut off the half line, or the next line would be damaged with it.
             written = _whole(lines, written)
             self.torn = True
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size + written)
-                self.torn = False
+                # A disk without room has none for another file either; any other trouble may be this file's alone.
+                self.torn = self.size + written > 0 and refused not in (errno.ENOSPC, errno.EDQUOT)
         self.size += written
         return written
 
@@ -221,6 +254,13 @@ def _name(descriptor: int, path: Path) -> bool:
 def _whole(lines: bytes, size: int) -> int:
     """How many of the first `size` bytes are whole lines."""
     return len(lines) if size >= len(lines) else lines.rfind(b"\n", 0, max(size, 0)) + 1
+
+
+def _unwritable(journals: Path, error: OSError) -> DiskUnavailable:
+    return DiskUnavailable(
+        f"no journal can be made in {journals} ({error.strerror}); make room or give the right to write,"
+        " or choose another MAILTRAIL_DATA_DIRECTORY"
+    )
 
 
 def _sync_directory(directory: Path) -> None:

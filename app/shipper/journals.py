@@ -4,6 +4,7 @@ Invariants: a segment is left only after its last whole line was read; nothing i
 files go only when all that is in them is committed, and before the store forgets how far they were shipped.
 """
 
+import math
 import os
 import re
 import time
@@ -11,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, Segment, Stream, lock, read_lines, segments
+from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, Segment, Stream, is_file, lock, read_lines, segments
 
 NEW_SECONDS = 60.0
-"""A directory without segments is given this time: its writer may be about to lock it and to make them."""
+"""A directory without segments or without its writer's lock is given this time: a writer may be about to make them."""
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -56,6 +57,8 @@ class Journal:
         self.directory = directory
         self._lock = shipper_lock
         self._writer_gone = False
+        self._had_lock = (directory / WRITER_LOCK).exists()
+        self._misses_since = math.inf
 
     def read(self, stream: Stream, start: Position, max_lines: int, max_bytes: int) -> Reading:
         """What lies behind `start`; about `max_bytes` at most, but a whole line if there is one. Raises OSError."""
@@ -90,12 +93,21 @@ class Journal:
     def writer_is_gone(self) -> bool:
         """Whether nothing will ever be appended: its writer's lock is free, and no other writer opens this journal."""
         # `adopt` has waited until its writer, if it lives, holds the lock: it never finds it taken by us.
-        if not self._writer_gone:
+        if not self._writer_gone and not self._misses_lock():
             descriptor = lock(self.directory, WRITER_LOCK)
             if descriptor is not None:
                 os.close(descriptor)
                 self._writer_gone = True
         return self._writer_gone
+
+    def _misses_lock(self) -> bool:
+        """Whether the writer's lock was removed a moment ago: a writer that lives takes it anew."""
+        if not self._had_lock or (self.directory / WRITER_LOCK).exists():
+            self._misses_since = math.inf
+            return False
+        now = time.monotonic()
+        self._misses_since = min(self._misses_since, now)
+        return now - self._misses_since < NEW_SECONDS
 
     def unlink_shipped(self, shipped: Mapping[Stream, Position], written_before: float) -> None:
         """Unlinks segments that lie wholly before what is shipped, last written before a Unix time."""
@@ -161,21 +173,15 @@ def adopt(directory: Path) -> Journal | None:
 
     Raises OSError if the journal cannot be opened.
     """
-    age_seconds = time.time() - directory.stat().st_mtime
-    if age_seconds < NEW_SECONDS and not any(segments(directory, stream) for stream in Stream):
+    is_young = time.time() - directory.stat().st_mtime < NEW_SECONDS
+    is_locked = (directory / WRITER_LOCK).exists()
+    if is_young and not (is_locked and any(segments(directory, stream) for stream in Stream)):
         return None
     descriptor = lock(directory, SHIPPER_LOCK)
     if descriptor is None:
         return None
     # A lock that was unlinked by its holder, between our opening and locking it, locks nothing.
-    if not _is_file(descriptor, directory / SHIPPER_LOCK):
+    if not is_file(descriptor, directory / SHIPPER_LOCK):
         os.close(descriptor)
         return None
     return Journal(directory, descriptor)
-
-
-def _is_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

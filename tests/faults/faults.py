@@ -77,6 +77,12 @@ def freeze_shipper_and_kill_it(scene: Scene) -> None:
     scene.kill(scene.rig.ships)
 
 
+def freeze_everything(scene: Scene) -> None:
+    """As a machine that is suspended."""
+    with scene.rig.postgres.frozen():
+        freeze(scene.rig.parts, scene.choose.random())
+
+
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +166,7 @@ CAMPAIGNS: Mapping[str, Sequence[tuple[Fault, int]]] = {
         (kill_postgres, 2),
         (kill_everything, 1),
     ),
-    "freezes": ((freeze_worker, 2), (freeze_shipper_and_kill_it, 1)),
+    "freezes": ((freeze_worker, 2), (freeze_shipper_and_kill_it, 1), (freeze_everything, 1)),
     "postgres": (
         (restart_postgres, 2),
         (crash_postgres, 2),

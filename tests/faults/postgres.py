@@ -19,7 +19,8 @@ from app.errors import StoreUnavailable
 from app.store import embedded
 from tests.integration.service import until
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
+"""A recovery syncs every file first, which takes its time on a busy disk."""
 
 
 class Postgres:

@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -293,7 +294,7 @@ def test_a_head_has_bounds(served: Served, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_head_that_does_not_come_is_not_waited_for(
     served: Served, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.2)
     with served.connect() as connection:
         connection.sendall(start)
         assert connection.recv(1_000) == b""
@@ -302,6 +303,52 @@ def test_a_head_that_does_not_come_is_not_waited_for(
         assert read(connection).status == 302
         connection.sendall(start or b"G")
         assert connection.recv(1_000) == b""
+
+
+def test_a_body_that_does_not_end_is_not_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.2)
+    with served.connect() as connection:
+        connection.sendall(request(GOOD_CLICK, b"Content-Length: 1000000", method=b"POST"))
+        assert read(connection).status == 405
+        connection.sendall(b"x")  # uvicorn waits for ever now
+        assert connection.recv(1_000) == b""
+
+
+def test_thousands_of_pipelined_requests_are_made_something_of_a_few_at_a_time(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+
+    class Watched(deque[Any]):
+        def appendleft(self, each: Any) -> None:
+            nonlocal most
+            super().appendleft(each)
+            most = max(most, len(self))
+
+    made = BoundedHttp.connection_made
+
+    def connection_made(self: BoundedHttp, transport: Any) -> None:
+        made(self, transport)
+        self.pipeline = Watched()
+
+    monkeypatch.setattr(BoundedHttp, "connection_made", connection_made)
+    number, received = 5_000, b""
+    with served.connect() as connection:
+        sending = threading.Thread(target=connection.sendall, args=(b"GET /c/x HTTP/1.1\r\n\r\n" * number,))
+        sending.start()
+        while received.count(b"HTTP/1.1 404") < number:
+            chunk = connection.recv(65_536)
+            assert chunk
+            received += chunk
+        sending.join()
+    assert 0 < most < 5 * protocol.MAX_PIPELINE
+
+
+def test_too_many_header_lines_are_refused(served: Served) -> None:
+    lines = [b"A: b"] * (protocol.MAX_HEADER_LINES - 1)
+    assert send(served, request(GOOD_CLICK, *lines)).status == 302
+    assert send(served, request(GOOD_CLICK, *lines, b"A: b")).status == 431
+    assert len(served.new_hits()) == 1
 
 
 def test_headers_missing_absurd_or_twice(served: Served) -> None:

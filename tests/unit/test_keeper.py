@@ -149,3 +149,30 @@ async def test_a_fault_of_ours_leaves_no_answer_waiting(
         writer.append(PERSON)
         assert await kept.durable() is False
     assert await kept.durable() is True
+
+
+async def test_a_lock_that_cannot_be_looked_at_leaves_no_answer_waiting(
+    writer: JournalWriter, kept: JournalKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a broken disk even opening it fails: that must not end the thread that answers wait for."""
+    looked = threading.Event()
+
+    def fails(*_: object) -> bool:
+        looked.set()
+        raise OSError
+
+    monkeypatch.setattr(keeper_module, "is_held", fails)
+    monkeypatch.setattr(keeper_module, "MEASURE_SECONDS", 0.0)
+    await asyncio.to_thread(looked.wait)
+    assert writer.append(PERSON) is None
+    assert await kept.durable()
+
+
+def test_a_segment_that_cannot_be_looked_at_keeps_no_other_from_being_measured(tmp_path: Path) -> None:
+    """Else a writer's room would never be renewed, and one broken file would cost every hit in the end."""
+    journal = tmp_path / "0123456789abcdef"
+    journal.mkdir()
+    loop = journal / "identified-00000001.seg"
+    loop.symlink_to(loop)
+    (journal / "identified-00000002.seg").write_bytes(b"x" * 100)
+    assert journal_bytes(tmp_path) == 100

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from app.collector import server
+from app.collector import server, sockets
 from app.collector.protocol import BoundedHttp
 from app.collector.server import CollectorServer
 from app.collector.sockets import bind
@@ -97,3 +97,15 @@ async def test_a_connection_that_never_asks_does_not_hold_it_up(
     running.server.should_exit = True
     assert await answer(client) == b""
     await running.task
+
+
+async def test_who_takes_no_answer_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "STALL_SECONDS", 0.3)
+    with bind("127.0.0.1", 0) as listening:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(listening.getsockname())
+        with client, listening.accept()[0] as accepted:
+            accepted.settimeout(30.0)
+            with pytest.raises(TimeoutError, match="Connection timed out"):  # ETIMEDOUT, long before our own timeout
+                accepted.sendall(b"x" * 2**26)

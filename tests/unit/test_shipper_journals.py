@@ -180,8 +180,40 @@ def test_a_journal_that_is_being_made_is_not_touched(tmp_path: Path) -> None:
     assert not tmp_path.exists()
 
 
+def test_a_writer_whose_lock_was_removed_is_given_time_to_take_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for dead, it would be shipped for good, and its new hits would wait for the segments' end."""
+    writer = JournalWriter(tmp_path, segment_bytes=10**6, max_bytes=10**6)
+    append(writer, 1)
+    journal = adopt(writer.directory)
+    assert journal is not None
+    (writer.directory / WRITER_LOCK).unlink()
+    assert not journal.writer_is_gone()
+    assert not (writer.directory / WRITER_LOCK).exists()
+    writer.mend()
+    assert not journal.writer_is_gone()
+    (writer.directory / WRITER_LOCK).unlink()
+    assert not journal.writer_is_gone()
+    monkeypatch.setattr(journals, "NEW_SECONDS", 0.0)
+    assert journal.writer_is_gone()
+    journal.release()
+    writer.close()
+
+
+def test_what_has_a_segments_name_and_is_no_file_is_passed_over(tmp_path: Path) -> None:
+    segment_path(tmp_path, STREAM, 1).mkdir()
+    segment_path(tmp_path, STREAM, 2).symlink_to(tmp_path / "nowhere")
+    segment_path(tmp_path, STREAM, 3).write_bytes(encode_line(PERSON))
+    readings = read_all(Journal(tmp_path, -1), START)
+    assert [1] == hit_ids(*readings)
+    assert 2 == sum(reading.missing for reading in readings)
+    assert readings[-1].final
+
+
 def test_a_lock_that_its_holder_has_unlinked_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segment_path(tmp_path, STREAM, 1).touch()
+    (tmp_path / WRITER_LOCK).touch()
 
     def lock_too_late(journal: Path, name: str) -> int | None:
         descriptor = lock(journal, name)

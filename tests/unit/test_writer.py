@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from app.errors import DiskUnavailable
 from app.journal.lines import decode_line, encode_line
-from app.journal.segments import WRITER_LOCK, Stream, lock, segments
+from app.journal.segments import WRITER_LOCK, Stream, lock, segment_path, segments
 from app.journal.writer import JournalWriter, Loss
 from app.tracking.hits import Hit
 from app.tracking.modes import Mode
@@ -72,12 +73,48 @@ def test_two_writers_never_share_a_directory_and_a_closed_one_is_free(tmp_path: 
     assert descriptor is not None
 
 
-def test_a_disk_that_takes_half_a_line_leaves_no_half_line(tmp_path: Path) -> None:
+def test_a_file_that_takes_half_a_line_keeps_no_half_line_and_is_left_for_another(tmp_path: Path) -> None:
     line = len(encode_line(PERSON))
-    writes = "[writer.append(PERSON) and writer.append(PERSON).value for _ in range(4)]"
-    assert on_a_small_disk(tmp_path, 2 * line + line // 2, writes) == "[None, None, 'write_error', 'write_error']"
+    writes = "[loss and loss.value for loss in (writer.append(PERSON) for _ in range(6))]"
+    printed = on_a_small_disk(tmp_path, 2 * line + line // 2, writes)
+    assert printed == "[None, None, 'write_error', None, None, 'write_error']"
     (directory,) = tmp_path.iterdir()
-    assert read(directory, Stream.IDENTIFIED) == [1, 1]
+    assert read(directory, Stream.IDENTIFIED) == [1] * 4
+    assert len(segments(directory, Stream.IDENTIFIED)) == 2
+
+
+def test_a_segment_that_somebody_removed_or_cut_is_left_for_another(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=10**6, max_bytes=10**6)
+    for number, damage in enumerate((lambda path: os.truncate(path, 5), Path.unlink), 1):
+        assert writer.append(PERSON) is None
+        writer.mend()
+        assert writer.append(PERSON) is None
+        damage(segment_path(writer.directory, Stream.IDENTIFIED, number))
+        writer.mend()
+    assert writer.append(ANONYMIZED) is None
+    assert writer.append(replace(PERSON, hit_id=7)) is None
+    writer.close()
+    assert [1, 3] == [segment.number for segment in segments(writer.directory, Stream.IDENTIFIED)]
+    assert [1] == [segment.number for segment in segments(writer.directory, Stream.REDUCED)]
+    kept = segment_path(writer.directory, Stream.IDENTIFIED, 3).read_bytes().splitlines()
+    assert [7] == [decode_line(line).hit_id for line in kept]
+
+
+def test_a_lock_that_somebody_removed_is_taken_anew(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=10**6, max_bytes=10**6)
+    (writer.directory / WRITER_LOCK).unlink()
+    writer.mend()
+    assert lock(writer.directory, WRITER_LOCK) is None
+    writer.close()
+    descriptor = lock(writer.directory, WRITER_LOCK)
+    assert descriptor is not None
+    os.close(descriptor)
+
+
+def test_journals_that_cannot_be_made_are_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "journals").write_text("a file")
+    with pytest.raises(DiskUnavailable, match=r"no journal can be made in .*journals .*; make room or give the right"):
+        JournalWriter(tmp_path / "journals", segment_bytes=10**6, max_bytes=10**6)
 
 
 def test_a_killed_writer_leaves_every_accepted_hit(tmp_path: Path) -> None:
