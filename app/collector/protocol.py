@@ -47,7 +47,7 @@ class BoundedHttp(HttpToolsProtocol):
     """For `http=` of uvicorn, as `within` binds it to a room; by itself it knows no bound of connections.
 
     Relies on `data_received`, the parser's callbacks, `_unset_keepalive_if_required`, `_start_asgi_task`,
-    `send_400_response`, `cycle` and `pipeline`.
+    `send_400_response`, `_unsupported_upgrade_warning`, `cycle` and `pipeline`.
     """
 
     # Bound once, shared by all connections of the process
@@ -58,6 +58,8 @@ class BoundedHttp(HttpToolsProtocol):
     _in_head = True
     _unread = b""
     _is_stranger = False
+    _is_over = False
+    """Whether nothing more is read: the answers that are due leave, then the connection ends."""
     _deadline: asyncio.TimerHandle | None = None
     _asking: RequestResponseCycle | None = None
     """What the application is at work on; with pipelining `cycle` is a later one."""
@@ -109,6 +111,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._read_slice(data[begin : begin + _SLICE_BYTES])
 
     def _read_slice(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -156,6 +160,10 @@ class BoundedHttp(HttpToolsProtocol):
         elif not self._end_after_answers():
             super().send_400_response(msg)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing is upgraded; what came with the request the parser has dropped, so no later one could be trusted."""
+        self._end_after_answers()
+
     def _refuse(self) -> None:
         if not self._end_after_answers():
             self.transport.write(_TOO_LARGE)
@@ -167,6 +175,7 @@ class BoundedHttp(HttpToolsProtocol):
         if last is None:
             return False
         last.keep_alive = False
+        self._is_over = True
         self.flow.pause_reading()
         return True
 

@@ -474,6 +474,18 @@ def test_an_upgrade_is_answered_as_a_click(served: Served) -> None:
     assert answer.status == 302
 
 
+def test_after_an_upgrade_no_request_gets_the_answer_of_another(served: Served) -> None:
+    upgrade = request(GOOD_CLICK, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAAA")
+    received = b""
+    with served.connect() as connection, contextlib.suppress(ConnectionResetError):  # by what is left unread
+        connection.sendall(upgrade + request(GOOD_OPEN))  # the parser drops what comes with it
+        connection.sendall(request(GOOD_CLICK))
+        while chunk := connection.recv(65_536):
+            received += chunk
+    assert received.count(b"HTTP/1.1 ") == received.count(b"HTTP/1.1 302 Found") == 1
+    assert b"\r\nconnection: close\r\n" in received
+
+
 def test_links_never_expire_and_unknown_things_are_never_guessed(served: Served) -> None:
     old = click_path(message(Mode.ANONYMIZED, issue_day=AT.date() - timedelta(days=365)))
     ancient = click_path(message(issue_day=date(2020, 1, 1)))
