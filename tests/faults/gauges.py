@@ -1,5 +1,6 @@
 """Reads the numbers that the processes publish, over HTTP as an operator's monitoring does."""
 
+import http.client
 import re
 
 from tests.integration.service import Service
@@ -17,6 +18,9 @@ def value(service: Service, name: str, label: str = "") -> float:
 
 
 def readiness(service: Service) -> tuple[int, str]:
-    """Status and words of /readyz."""
-    answer = service.get("/readyz")
+    """Status and words of /readyz; status 0 while nobody answers."""
+    try:
+        answer = service.get("/readyz")
+    except (OSError, http.client.HTTPException):
+        return 0, ""
     return answer.status, answer.body.decode()

@@ -8,7 +8,6 @@ h2load's.
 
 import asyncio
 import contextlib
-import http.client
 import itertools
 import signal
 import socket
@@ -31,6 +30,7 @@ from tests.integration.service import Service, until
 
 from .asks import Ask, asks
 from .clients import Clients, Outcome
+from .gauges import readiness
 from .postgres import Postgres, patiently
 from .rig import Part, Rig
 from .verdict import Verdict
@@ -233,21 +233,6 @@ def p99_microseconds(rig: Rig) -> float:
     log = rig.directory / "h2load.log"
     generators.run_h2load(load, log)
     return percentile(sorted(generators.parse_log(log.read_text(), _WARM_UP_SECONDS)), 0.99)
-
-
-def readiness(service: Service) -> tuple[int, str]:
-    """Status and words of /readyz; status 0 while nobody answers."""
-    try:
-        answer = service.get("/readyz")
-    except (OSError, http.client.HTTPException):
-        return 0, ""
-    return answer.status, answer.body.decode()
-
-
-def metric(service: Service, name: str) -> float:
-    """The sum over all labels, as /metrics tells it."""
-    lines = service.get("/metrics").body.decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 @click.command()

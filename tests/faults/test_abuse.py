@@ -1,9 +1,6 @@
 """Overload and abuse, the short version: honest clients get every answer, and nothing is left behind."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.faults.abuse import ATTACKS, Honest, abused_rig, attack, finish, holding, reset_many, rss_bytes
 from tests.faults.gauges import value
@@ -16,13 +13,6 @@ RESETS = 10_000
 MOST_GROWTH_BYTES = 20 * 2**20
 ATTACK_SECONDS = 1.0
 BOUND = "as many connections as descriptors allow"
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    made = Postgres(Path(tmp_path_factory.mktemp("abuse")))
-    yield made
-    made.leave()
 
 
 def test_honest_clients_notice_nothing_of_attacks(postgres: Postgres, tmp_path: Path) -> None:

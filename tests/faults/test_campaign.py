@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from tests.faults.rig import Rig
 
 CYCLES = 8
 SEED = int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6, 10**9))
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(Path(tmp_path_factory.mktemp("faults")))
-    yield server
-    server.leave()
 
 
 @pytest.mark.parametrize("campaign", sorted(CAMPAIGNS))

@@ -254,13 +254,6 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("p"))
-    yield server
-    server.leave()
-
-
-@pytest.fixture(scope="module")
 def found(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     """Does everything to everyone, and drains."""
     global _requests

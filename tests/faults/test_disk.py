@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,6 @@ SMALL = {
 MEGABYTE = 2**20
 
 pytestmark = needs_disks
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("p"))
-    yield server
-    server.leave()
 
 
 class Load:

