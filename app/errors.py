@@ -3,6 +3,8 @@
 Nothing here is raised towards a recipient: the collector turns whatever a token or request does into an answer.
 """
 
+from pathlib import Path
+
 
 class MailtrailError(Exception):
     """Base of all errors that a person can mend; the command line prints its text and exits with `exit_code`."""
@@ -55,3 +57,10 @@ class StoreUnavailable(MailtrailError):
 
 class DiskUnavailable(MailtrailError):
     """Nothing can be written to the data directory."""
+
+    @classmethod
+    def at(cls, directory: Path, error: OSError) -> "DiskUnavailable":
+        return cls(
+            f"{directory} cannot be written ({error.strerror}); make room or give the right to write,"
+            " or choose another MAILTRAIL_DATA_DIRECTORY"
+        )

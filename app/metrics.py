@@ -131,7 +131,7 @@ def _join(directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise DiskUnavailable.at(directory, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for stale in directory.glob("*.db"):
@@ -143,7 +143,7 @@ def _join(directory: Path) -> int:
         _reserve(directory)
     except OSError as error:
         os.close(descriptor)
-        raise _unwritable(directory, error) from error
+        raise DiskUnavailable.at(directory, error) from error
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
     values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
     return descriptor
@@ -157,10 +157,3 @@ def _reserve(directory: Path) -> None:
             os.posix_fallocate(descriptor, 0, _FILE_BYTES)
         finally:
             os.close(descriptor)
-
-
-def _unwritable(directory: Path, error: OSError) -> DiskUnavailable:
-    return DiskUnavailable(
-        f"{directory} cannot be written ({error.strerror}); make room or give the right to write,"
-        " or choose another MAILTRAIL_DATA_DIRECTORY"
-    )

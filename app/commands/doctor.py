@@ -22,7 +22,9 @@ from .. import config
 from ..config import Settings
 from ..errors import MailtrailError
 from ..journal.keeper import NEARLY_FULL, journal_bytes
-from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, is_held
+from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, Stream, bytes_behind, is_held
+from ..shipper.journals import START, Position, find_journals
+from ..shipper.ship import BACKLOG_BYTES
 from ..store import migrate, pool
 from ..store.pool import Connection
 from ..store.queries import queries
@@ -188,9 +190,31 @@ async def _database(connection: Connection, settings: Settings) -> AsyncIterator
     yield Finding(Level.BAD if wrong else Level.GOOD, "clock", f"the database is {ahead:+.2f} s ahead of us", mend)
     await migrate.check(connection)
     yield Finding(Level.GOOD, "schema", "is this program's")
-    for check in (_keys, _day_keys, _quarantine, _tracking_urls):
+    for check in (_backlog, _keys, _day_keys, _quarantine, _tracking_urls):
         async for finding in check(connection, settings):
             yield finding
+
+
+async def _backlog(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
+    shipped = {
+        (row["id"], row["stream"]): Position(row["segment"], row["byte_offset"])
+        for row in await connection.fetch(_SQL["shipped"])
+    }
+    waiting = 0
+    for journal in find_journals(settings.journals_directory):
+        for stream in Stream:
+            position = shipped.get((journal.name, stream.value), START)
+            try:
+                waiting += bytes_behind(journal, stream, position.segment, position.offset)
+            except OSError as error:
+                mend = "give the user the right to read it; a shipper that may not read it ships none of its hits"
+                yield Finding(Level.BAD, "backlog", f"{journal}: {error.strerror}", mend)
+    says = f"{waiting / 2**20:.1f} MiB of hits wait to be shipped"
+    if waiting > BACKLOG_BYTES:
+        mend = "it shrinks while `mailtrail ship` runs, new hits do not wait for it; see the shipper's log if it grows"
+        yield Finding(Level.WARNING, "backlog", says, mend)
+    else:
+        yield Finding(Level.GOOD, "backlog", says)
 
 
 async def _keys(connection: Connection, _: Settings) -> AsyncIterator[Finding]:

@@ -2,8 +2,8 @@
 
 It syncs what was written every 100 ms (durability `process`), or as soon as answers wait for it (`disk`): all that wait
 at that moment share one fdatasync. Once a second it measures all journals of the data directory, renews the writer's
-room, and has it notice what somebody removed. Invariant: `durable` gives True only for hits that a successful sync has
-covered.
+room, has it notice what somebody removed, and has it go on in another journal when the shipper asks for that.
+Invariant: `durable` gives True only for hits that a successful sync has covered.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from ..logs import place_of
-from .segments import SEGMENT_GLOB, SHIPPER_LOCK, is_held
+from .segments import MOVE_ON, SEGMENT_GLOB, SHIPPER_LOCK, is_held
 from .writer import JournalWriter
 
 SYNC_SECONDS = 0.1
@@ -154,6 +154,8 @@ class JournalKeeper:
         try:
             self._writer.mend()
             self._look_for_shipper()
+            if (self._writer.directory / MOVE_ON).exists():
+                self._writer.move_on()
         except OSError as error:
             if not self._look_fails:
                 _log.warning("the journal's files cannot be looked at; trying on", error=place_of(error))

@@ -1,4 +1,4 @@
-"""The journal's files: one directory a collector start, two streams of numbered segments, two locks.
+"""The journal's files: a directory for each writer, two streams of numbered segments, two locks.
 
     journals/<id>/writer.lock  shipper.lock  identified-00000001.seg  reduced-00000001.seg …
 
@@ -18,6 +18,9 @@ from ..tracking.modes import Mode
 
 WRITER_LOCK = "writer.lock"
 SHIPPER_LOCK = "shipper.lock"
+MOVE_ON = "move-on"
+"""A file that asks the writer to go on in another journal, because what waits in this one holds up what comes."""
+
 SEGMENT_GLOB = "*.seg"
 _NAME = re.compile(r"([a-z]+)-([0-9]+)\.seg", re.ASCII)
 
@@ -55,6 +58,13 @@ def segments(journal: Path, stream: Stream) -> list[Segment]:
             if match and match[1] == stream.value and entry.is_file():
                 found.append(Segment(int(match[2]), Path(entry.path)))
     return sorted(found)
+
+
+def bytes_behind(journal: Path, stream: Stream, number: int, offset: int) -> int:
+    """How much of a stream lies behind a place in a segment, in bytes."""
+    behind = [segment for segment in segments(journal, stream) if segment.number >= number]
+    passed = offset if behind and behind[0].number == number else 0
+    return max(0, sum(segment.path.stat().st_size for segment in behind) - passed)
 
 
 def lock(journal: Path, name: str) -> int | None:

@@ -12,7 +12,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, Segment, Stream, is_file, lock, read_lines, segments
+from ..journal.segments import (
+    MOVE_ON,
+    SHIPPER_LOCK,
+    WRITER_LOCK,
+    Segment,
+    Stream,
+    is_file,
+    lock,
+    read_lines,
+    segments,
+)
 
 NEW_SECONDS = 60.0
 """A directory without segments or without its writer's lock is given this time: a writer may be about to make them."""
@@ -90,6 +100,15 @@ class Journal:
             return Reading([], Position(segment.number + 1, 0), more=True, torn=torn)
         return Reading([], Position(segment.number, size), more=torn, final=not torn, torn=torn)
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the writer was gone when it was last looked for."""
+        return self._writer_gone
+
+    def ask_to_move_on(self) -> None:
+        """Asks the writer, if it lives, to go on in another journal. Raises OSError."""
+        (self.directory / MOVE_ON).touch(mode=0o600)
+
     def writer_is_gone(self) -> bool:
         """Whether nothing will ever be appended: its writer's lock is free, and no other writer opens this journal."""
         # `adopt` has waited until its writer, if it lives, holds the lock: it never finds it taken by us.
@@ -140,7 +159,7 @@ class Journal:
     def remove_directory(self) -> None:
         """Removes what is left of a journal without segments; OSError if somebody's files are in it. Releases it."""
         try:
-            for name in (WRITER_LOCK, SHIPPER_LOCK):
+            for name in (MOVE_ON, WRITER_LOCK, SHIPPER_LOCK):
                 (self.directory / name).unlink(missing_ok=True)
             self.directory.rmdir()
         finally:

@@ -2,11 +2,13 @@
 
 While a batch is written, the next one is read and decoded. Invariants: a batch is written only if it begins at the
 watermark that was committed, and a watermark is believed only as long as every write from it succeeded; one journal's
-trouble holds up no other; what waits for the disk runs in a thread, and decoding lets the event loop go on every few
-milliseconds.
+trouble holds up no other; a backlog holds up no new hits: its writer is asked to go on in another journal, and journals
+that are written have their turns before those that were left; what waits for the disk runs in a thread, and decoding
+lets the event loop go on every few milliseconds.
 """
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -22,7 +24,7 @@ from ..config import Settings
 from ..errors import SchemaError, StoreUnavailable
 from ..journal.keeper import journal_bytes
 from ..journal.lines import DamagedLine, decode_line
-from ..journal.segments import Stream
+from ..journal.segments import Stream, bytes_behind
 from ..metrics import Metrics
 from ..tracking.modes import Mode
 from .ahead import Ahead
@@ -35,9 +37,15 @@ DRAIN_SECONDS = 10.0
 HOUSE_SECONDS = 300.0
 HOUSE_RETRY_SECONDS = 5.0
 MIN_BACK_OFF_SECONDS = 0.1
-MAX_BACK_OFF_SECONDS = 5.0
-ROUND_SECONDS = 5.0
-"""After this time of uninterrupted shipping the shipper looks for other journals and after its house."""
+MAX_BACK_OFF_SECONDS = 2.0
+ROUND_SECONDS = 1.0
+"""After this time of uninterrupted shipping the shipper looks for other journals, for new hits and after its house."""
+
+BACKLOG_BYTES = 8 * 2**20
+"""What may wait in a journal before its writer is asked to move on: what a second or so ships."""
+
+BACKLOG_PART = 1 / 16
+"""The part of all that waits that may wait in a journal that is written: so there never are many journals."""
 
 MAX_HELD = 256
 """Journals held at once: each takes a descriptor."""
@@ -70,6 +78,7 @@ class _Held:
     since: float
     shipped: dict[Stream, Position] | None = None
     asked: bool = False
+    asked_to_move_on: bool = False
     final: set[Stream] = field(default_factory=set)
 
 
@@ -228,17 +237,24 @@ class Shipper:
     # --- Shipping -----------------------------------------------------------------------------------------------------
 
     async def _ship(self, until: float) -> tuple[bool, Exception | None]:
-        """A batch of each stream in turn while there is more; returns whether there is, and the first trouble."""
+        """A batch of each stream in turn while there is more; returns whether there is, and the first trouble.
+
+        Journals that are still written come first, each of them and one other however long it takes. Of the others,
+        those come first that had no turn for longest.
+        """
         for held in self._held.values():
             held.final.clear()
-        waiting = deque((held, stream) for held in self._held.values() for stream in Stream)
-        owed = len(waiting)  # everyone gets a turn, however long that takes
+        written = [held for held in self._held.values() if not held.journal.is_left]
+        left = [held for held in self._held.values() if held.journal.is_left]
+        waiting = deque((held, stream) for held in (*written, *left) for stream in Stream)
+        owed = len(Stream) * (len(written) + bool(left))
         trouble: Exception | None = None
         ahead: Ahead[_Ready] = Ahead()
         try:
             while waiting and (owed > 0 or time.monotonic() < until):
                 owed -= 1
                 held, stream = turn = waiting.popleft()
+                self._held[held.journal.id] = self._held.pop(held.journal.id)  # behind all that had no turn yet
                 try:
                     more = await self._ship_batch(held, stream, ahead, waiting[0] if waiting else turn)
                 except (StoreUnavailable, SchemaError):
@@ -336,6 +352,19 @@ class Shipper:
         if self._held or self._measured:
             self._metrics.oldest_unshipped.set(max(0.0, now - min(oldest, now)))
         self._measured = bool(self._held)
+        self._let_new_hits_pass()
+
+    def _let_new_hits_pass(self) -> None:
+        """Asks the writers of journals in which too much waits to move on, so that it does not hold up what comes."""
+        waiting = {held: _unshipped_bytes(held) for held in self._held.values()}
+        bound = max(BACKLOG_BYTES, BACKLOG_PART * sum(waiting.values()))
+        for held, size in waiting.items():
+            if size > bound and not (held.journal.is_left or held.asked_to_move_on):
+                held.asked_to_move_on = True
+                try:
+                    held.journal.ask_to_move_on()
+                except OSError as error:  # then what waits is shipped before what comes
+                    self._tell_unreadable(held.journal.id, error)
 
     def _decide_keeping(self, used: int) -> None:
         """Whether there is room to keep shipped segments for `journal_keep_hours`."""
@@ -376,6 +405,16 @@ async def _see_through(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
         await asyncio.wait([running])
         running.exception()  # told by whoever does this work next
         raise
+
+
+def _unshipped_bytes(held: _Held) -> int:
+    """What waits in the journal, as far as it can be looked at; all of it while the store was never asked."""
+    waiting = 0
+    for stream in Stream:
+        position = (held.shipped or {}).get(stream, START)
+        with contextlib.suppress(OSError):  # told where it is shipped
+            waiting += bytes_behind(held.journal.directory, stream, position.segment, position.offset)
+    return waiting
 
 
 def _oldest_unshipped(held: _Held) -> float:

@@ -20,5 +20,8 @@ select
 -- quarantine: journal lines that somebody should look at
 select reason, count(*) as lines from mailtrail.quarantine group by reason order by reason;
 
+-- shipped: how far each journal's streams are shipped
+select id, stream, segment, byte_offset from mailtrail.journals;
+
 -- tracking_urls: bases of tracked links that spaces have of their own
 select name, tracking_url from mailtrail.spaces where deleted_at is null and tracking_url is not null order by name;

@@ -7,8 +7,9 @@ from tests.integration.service import Service
 
 
 def value(service: Service, name: str, label: str = "") -> float:
-    """One metric's value; with a `label`, of the sample that has this label value. 0 if it is not there."""
+    """One metric's value; with a `label`, of the sample that has this label value, 0 if it is not there."""
     words = service.get("/metrics").body.decode()
+    assert f"# HELP mailtrail_{name} " in words, f"there is no metric {name}"
     found = [
         float(number)
         for labels, number in re.findall(rf"^mailtrail_{name}(?:{{(.*)}})? (\S+)$", words, re.MULTILINE)

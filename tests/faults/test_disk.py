@@ -207,7 +207,7 @@ def test_a_data_directory_that_cannot_be_written_is_told_in_a_line(
     try:
         done = rig.service.run(command, check=False)
         assert done.returncode == 1
-        assert f"no journal can be made in {data / 'journals'} (Not a directory)" in done.stderr.decode()
+        assert f"{data / 'journals'} cannot be written (Not a directory)" in done.stderr.decode()
         assert "Traceback" not in done.stderr.decode()
     finally:
         rig.close()

@@ -10,6 +10,7 @@ import pytest
 from app.commands import doctor
 from app.config import Settings, described
 from tests.integration.service import CHECKOUT, Service
+from tests.integration.shipping import PERSON, numbered, shipper_of, write_journal
 
 LEVELS = ("good", "warning", "bad")
 
@@ -37,6 +38,7 @@ def test_a_fresh_installation_is_told_what_is_still_to_do(service: Service) -> N
         "database": {"good"},
         "clock": {"good"},
         "schema": {"good"},
+        "backlog": {"good"},
         "keys": {"warning"},
         "day keys": {"good"},
         "quarantine": {"good"},
@@ -142,3 +144,21 @@ def test_psql_opens_as_an_analyst(service: Service) -> None:
         check=True,
     )
     assert b"mailtrail_analyst" in done.stdout
+
+
+async def test_a_backlog_is_told_until_it_is_shipped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "BACKLOG_BYTES", 10_000)
+    data, url = service.directory / "waiting", service.database_url
+    write_journal(data, numbered(PERSON, range(100)))
+
+    async def backlog() -> str:
+        found = await doctor._examine(Settings(database_url=url, data_directory=data))
+        (level,) = (finding.level.value for finding in found if finding.about == "backlog")
+        return level
+
+    assert await backlog() == "warning"
+    shipper, _ = shipper_of(data, url, journal_keep_hours=1)
+    assert await shipper.ship_once() == 100
+    shipper.close()
+    assert list(data.glob("journals/*/*.seg"))
+    assert await backlog() == "good"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from app.journal import files
 from app.journal import keeper as keeper_module
-from app.journal import writer as writer_module
 from app.journal.keeper import JournalKeeper, journal_bytes
 from app.journal.writer import JournalWriter, Loss
 from tests.unit.test_writer import ANONYMIZED, PERSON
@@ -34,14 +34,14 @@ async def test_many_answers_share_one_sync_that_began_after_they_were_written(
     writer: JournalWriter, kept: JournalKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced_sizes: list[int] = []
-    real = writer_module.os.fdatasync
+    real = files.os.fdatasync
 
     def slow(descriptor: int) -> None:
         synced_sizes.append(os.fstat(descriptor).st_size)
         time.sleep(0.01)
         real(descriptor)
 
-    monkeypatch.setattr(writer_module.os, "fdatasync", slow)
+    monkeypatch.setattr(files.os, "fdatasync", slow)
     for round_number in range(5):
         waits = []
         for number in range(20):
@@ -58,13 +58,13 @@ async def test_a_full_segment_is_synced_too_before_an_answer_leaves(
     writer: JournalWriter, kept: JournalKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths_synced: set[str] = set()
-    real = writer_module.os.fdatasync
+    real = files.os.fdatasync
 
     def watching(descriptor: int) -> None:
         paths_synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         real(descriptor)
 
-    monkeypatch.setattr(writer_module.os, "fdatasync", watching)
+    monkeypatch.setattr(files.os, "fdatasync", watching)
     for number in range(30):
         writer.append(replace(PERSON, hit_id=number))
     assert await kept.durable()
@@ -86,7 +86,7 @@ async def test_a_disk_that_refuses_to_sync_is_told_and_forgiven(
         raise OSError(5, "planted")
 
     with monkeypatch.context() as planted:
-        planted.setattr(writer_module.os, "fdatasync", refuse)
+        planted.setattr(files.os, "fdatasync", refuse)
         writer.append(PERSON)
         assert await kept.durable() is False
         assert kept.problems() == ["journal_not_synced"]

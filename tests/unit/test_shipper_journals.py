@@ -160,7 +160,7 @@ def test_segments_before_the_position_are_never_read_again(tmp_path: Path) -> No
 def test_only_directories_with_a_journals_name_are_journals(tmp_path: Path) -> None:
     assert find_journals(tmp_path / "none yet") == []
     writer = writer_of(tmp_path)
-    for name in ("lost+found", f"{writer.id}.bak", "0123456789abcde", "0123456789ABCDEF"):
+    for name in ("lost+found", f"{writer.directory.name}.bak", "0123456789abcde", "0123456789ABCDEF"):
         (tmp_path / name).mkdir()
     (tmp_path / "0123456789abcdef").touch()
     assert find_journals(tmp_path) == [writer.directory]

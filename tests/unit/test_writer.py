@@ -1,5 +1,6 @@
 """The journal's writer on real files: what `append` accepted is there, whole, in its stream, within the bound."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from app.errors import DiskUnavailable
+from app.journal import files
 from app.journal.lines import decode_line, encode_line
-from app.journal.segments import WRITER_LOCK, Stream, lock, segment_path, segments
+from app.journal.segments import MOVE_ON, WRITER_LOCK, Stream, lock, segment_path, segments
 from app.journal.writer import JournalWriter, Loss
 from app.tracking.hits import Hit
 from app.tracking.modes import Mode
@@ -113,7 +115,7 @@ def test_a_lock_that_somebody_removed_is_taken_anew(tmp_path: Path) -> None:
 
 def test_journals_that_cannot_be_made_are_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "journals").write_text("a file")
-    with pytest.raises(DiskUnavailable, match=r"no journal can be made in .*journals .*; make room or give the right"):
+    with pytest.raises(DiskUnavailable, match=r"journals cannot be written .*; make room or give the right"):
         JournalWriter(tmp_path / "journals", segment_bytes=10**6, max_bytes=10**6)
 
 
@@ -179,3 +181,74 @@ def test_a_disk_that_takes_some_of_the_lines_of_one_call_keeps_the_whole_ones(tm
     assert printed == "[None, None, None, 'write_error', 'write_error']"
     (directory,) = tmp_path.iterdir()
     assert ([1, 1], [1]) == (read(directory, Stream.IDENTIFIED), read(directory, Stream.REDUCED))
+
+
+def test_a_writer_that_moves_on_writes_the_next_hit_elsewhere_and_gives_up_what_it_left_when_that_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=10**6, max_bytes=10**6)
+    left = writer.directory
+    (left / MOVE_ON).touch()
+    assert writer.append(PERSON) is None
+    writer.move_on()
+    writer.move_on()  # one that is made already is enough
+    assert writer.directory == left
+    assert writer.append_all((replace(PERSON, hit_id=2), ANONYMIZED)) == [None, None]
+    assert {left, writer.directory} == set(tmp_path.iterdir())
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "planted")
+
+    with monkeypatch.context() as planted:
+        planted.setattr(files.os, "fdatasync", refuse)
+        with pytest.raises(OSError, match="planted"):
+            writer.sync()
+    assert lock(left, WRITER_LOCK) is None  # it is not synced yet
+    writer.sync()
+    descriptor = lock(left, WRITER_LOCK)
+    assert descriptor is not None
+    os.close(descriptor)
+    assert not (left / MOVE_ON).exists()
+    assert read(left, Stream.IDENTIFIED) == [1]
+    assert read(writer.directory, Stream.IDENTIFIED) == [2]
+    assert read(writer.directory, Stream.REDUCED) == [1]
+    writer.close()
+
+
+def test_a_writer_that_cannot_move_on_stays_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=10**6, max_bytes=10**6)
+    opened = len(os.listdir("/proc/self/fd"))
+    real = os.open
+
+    def refuse(path: str | Path, flags: int, *more: int, **others: int) -> int:
+        if str(path).endswith("reduced-00000001.seg"):
+            raise OSError(errno.ENOSPC, "planted")
+        return real(path, flags, *more, **others)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(files.os, "open", refuse)
+        with pytest.raises(OSError, match="planted"):
+            writer.move_on()
+    assert len(os.listdir("/proc/self/fd")) == opened
+    assert list(tmp_path.iterdir()) == [writer.directory]
+    assert writer.append(PERSON) is None
+    writer.close()
+    assert read(writer.directory, Stream.IDENTIFIED) == [1]
+
+
+def test_a_closed_writer_gives_up_every_journal_that_it_made(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, segment_bytes=10**6, max_bytes=10**6)
+    opened = len(os.listdir("/proc/self/fd"))
+    writer.move_on()
+    assert writer.append(PERSON) is None
+    writer.move_on()
+    writer.close()
+    assert len(os.listdir("/proc/self/fd")) < opened
+    journals = list(tmp_path.iterdir())
+    assert len(journals) == 3
+    for journal in journals:
+        descriptor = lock(journal, WRITER_LOCK)
+        assert descriptor is not None
+        os.close(descriptor)
