@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
+from app.journal.segments import MOVE_ON, WRITER_LOCK, is_held
 from app.tracking.tokens import Key, KeyRing
 from tests.integration.service import Service, free_port, until
 
@@ -162,6 +163,12 @@ class Rig:
                 if size and (int(number) > to or (int(number) == to and size > offset)):
                     return False
         return True
+
+    def move_on(self) -> None:
+        """Asks every collector to go on in another journal, as the shipper does before a backlog."""
+        for journal in (self.directory / "data" / "journals").iterdir():
+            if is_held(journal, WRITER_LOCK):
+                (journal / MOVE_ON).touch()
 
     def revive_ships(self) -> None:
         for part in self.ships:
