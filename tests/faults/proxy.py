@@ -97,25 +97,26 @@ class Cut:
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # one side is gone; the other is told below
                 answers, server = await asyncio.open_unix_connection(self._path)
-                back = asyncio.create_task(_pump(answers, writer))
+                back = _Back(answers, writer)
+                both = {asyncio.create_task(work) for work in (self._follow(reader, server, back), back.pump())}
                 try:
-                    await self._follow(reader, server, back)
+                    # The end of one side is the end of the other, as without a proxy.
+                    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    back.cancel()
-                    await asyncio.gather(back, return_exceptions=True)
+                    for each in both:
+                        each.cancel()
+                    await asyncio.gather(*both, return_exceptions=True)
         finally:
             for side in (writer, server):
                 if side is not None:
                     side.transport.abort()
 
-    async def _follow(
-        self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, back: "asyncio.Task[None]"
-    ) -> None:
+    async def _follow(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, back: "_Back") -> None:
         """Hands on the frontend's messages one by one, until one of them is where the connection is to be cut."""
         (size,) = struct.unpack(">I", await reader.readexactly(4))  # the start-up message has no type
         server.write(struct.pack(">I", size) + await reader.readexactly(size - 4))
         copied = 0
-        while not back.done():
+        while True:
             kind = await reader.readexactly(1)
             (size,) = struct.unpack(">I", await reader.readexactly(4))
             body = await reader.readexactly(size - 4)
@@ -130,21 +131,28 @@ class Cut:
             if is_commit and self._when is _When.BEFORE_COMMIT:
                 break
             if is_commit and self._when is _When.AFTER_COMMIT:
-                back.cancel()
+                back.is_heard = False
                 server.write(message)
                 await server.drain()
                 await asyncio.sleep(0.05)  # the server commits though nobody hears of it
                 break
             server.write(message)
             await server.drain()
-        else:
-            return
         self.cuts += 1
         self._when = None
         self._done.set()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_READ_BYTES):
-        writer.write(data)
-        await writer.drain()
+class _Back:
+    """What the server says, until nobody shall hear it any more."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.is_heard = True
+
+    async def pump(self) -> None:
+        while data := await self._reader.read(_READ_BYTES):
+            if self.is_heard:
+                self._writer.write(data)
+                await self._writer.drain()
