@@ -10,7 +10,7 @@ import asyncpg
 import click
 
 from . import __version__
-from .commands import demo, doctor, keys, sending, serving, settings, setup, sql
+from .commands import admin, demo, doctor, keys, sending, serving, settings, setup, sql
 from .errors import MailtrailError
 
 
@@ -24,6 +24,7 @@ for command in (
     serving.up,
     serving.collect,
     serving.ship,
+    admin.admin,
     setup.migrate,
     settings.space,
     settings.event,

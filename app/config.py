@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     private_port: int = Field(
         8082, ge=0, le=65535, description="Private port with /metrics, shared by all workers; 0: none."
     )
+    admin_host: str = Field("127.0.0.1", description="Address of pages and API; never reachable from outside.")
+    admin_port: int = Field(
+        8081, ge=0, le=65535, description="Port of pages and API for settings; 0: `up` serves none."
+    )
     metrics_public: bool = Field(False, description="Serve /metrics on the public port too.")
     ip_policy: IpPolicy = Field(
         IpPolicy.NONE, description="What person_based hits keep of the client's address: none, truncated or full."

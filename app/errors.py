@@ -19,11 +19,39 @@ class ConfigError(MailtrailError):
 
 
 class SettingsError(MailtrailError):
-    """A change of spaces, events, mailings or links breaks a rule; nothing was changed."""
+    """A change of spaces, events, mailings or links breaks a rule; nothing was changed. `field` is what to mend."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class NotFound(SettingsError):
     """The named space, event, mailing, link or key does not exist."""
+
+
+class ChangedMeanwhile(SettingsError):
+    """Somebody else has changed it since it was read; nothing was changed."""
+
+
+class EventProtected(SettingsError):
+    """The event is active and in protected mode; nothing was changed."""
+
+
+class NotAcknowledged(SettingsError):
+    """The change has a consequence that must be acknowledged with the change; `notice` is its word."""
+
+    def __init__(self, message: str, notice: str) -> None:
+        super().__init__(message, field="acknowledge")
+        self.notice = notice
+
+
+class NotAllowed(MailtrailError):
+    """Whoever asks may not do this."""
+
+
+class SignInRefused(MailtrailError):
+    """Name and password are not somebody's, a link was used, or there were too many attempts."""
 
 
 class TokenRefused(MailtrailError):

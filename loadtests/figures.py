@@ -47,7 +47,7 @@ class Figure:
 FAST_TO_NGINX = Figure("fast lane ÷ nginx 302 + access log, keep-alive, one core each", "", 0.37, 0.60)
 FAST_TO_UVICORN = Figure("fast lane ÷ uvicorn raw ASGI constant 302", "", 1.35, 2.2)
 PLAIN_TO_UVICORN = Figure("plain lane ÷ uvicorn raw ASGI constant 302", "", 0.6, 0.8)
-FAST_TO_NAIVE = Figure("fast lane ÷ Starlette + INSERT per click", "", 9, 15)
+FAST_TO_INSERTING = Figure("fast lane ÷ Starlette + INSERT per click", "", 9, 15)
 NEW_CONNECTION = Figure("new connection per request: fast lane ÷ nginx", "", 0.35, 0.6)
 DISK_TO_PROCESS = Figure("durability `disk` ÷ `process`, 256 connections", "", 0.7, 0.9)
 P99_TO_NGINX = Figure("p99 at half load: fast lane ÷ nginx", "", 3, 1.5, AT_MOST)
@@ -60,7 +60,7 @@ ASKED = (
     FAST_TO_NGINX,
     FAST_TO_UVICORN,
     PLAIN_TO_UVICORN,
-    FAST_TO_NAIVE,
+    FAST_TO_INSERTING,
     NEW_CONNECTION,
     DISK_TO_PROCESS,
     P99_TO_NGINX,

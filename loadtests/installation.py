@@ -16,11 +16,12 @@ from typing import Any
 import asyncpg
 
 from app.config import Settings
-from app.store import embedded, keys, pool
+from app.store import embedded, events, keys, pool
 from app.store import settings as store
 from app.store.installation import install
 from app.store.pool import Connection
 from app.tracking.modes import Mode, Origin, Permission
+from app.tracking.settings import Notice
 from app.tracking.tokens import KeyRing, Message
 
 from . import machine
@@ -94,8 +95,10 @@ async def _install(directory: Path, url: str) -> Installation:
 
 
 async def _mail(connection: Connection, mode: Mode, urls: list[str], chance: random.Random) -> Mailed:
-    space = await store.create_space(connection, _WHO, f"{mode.label} shop", default=mode.label)
-    event = await store.create_event(connection, _WHO, space["id"], "newsletter")
+    space = await store.create_space(
+        connection, _WHO, f"{mode.label} shop", default=mode.label, acknowledged=[Notice.CONSENT]
+    )
+    event = await events.create_event(connection, _WHO, space["id"], "newsletter")
     mailing = await store.create_mailing(connection, _WHO, space["id"], event["id"], "autumn")
     ring = await keys.key_ring(connection, space["id"])
     ids = space["id"], event["id"], mailing["id"]

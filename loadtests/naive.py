@@ -1,6 +1,7 @@
-"""A peer: what is written first when a click is to be counted. A Starlette route and one INSERT for each click.
+"""A peer: the least that can be called counting clicks. A Starlette route and one INSERT of what came.
 
-It decodes no token, looks nothing up and keeps no index but the key; real ones do more.
+It opens no token, decides nothing, reads no user agent and keeps no index but the key: its row says neither who clicked
+nor what. It shows what Starlette, the driver and PostgreSQL cost by themselves; `inserting.py` does the work of a hit.
 """
 
 import contextlib

@@ -204,9 +204,9 @@ class BareConstant(Constant):
 
 
 class Naive(Peer):
-    """Starlette with one INSERT for each click, committed before the answer."""
+    """Starlette with one INSERT of an unread click, committed before the answer."""
 
-    name = "Starlette + INSERT"
+    name = "Starlette + INSERT of an unread click"
 
     def command(self) -> Sequence[str]:
         return *_UVICORN, "--port", str(self.port), "loadtests.naive:app"
@@ -220,6 +220,23 @@ class Naive(Peer):
     def check(self) -> None:
         super().check()
         self.installation.query("truncate public.clicks")
+        self.answered = 0
+
+
+class Inserting(Naive):
+    """Starlette with all of our work for a hit, and one INSERT of it instead of the journal."""
+
+    name = "Starlette + INSERT per click"
+
+    def command(self) -> Sequence[str]:
+        return *_UVICORN, "--port", str(self.port), "loadtests.inserting:app"
+
+    def counted(self) -> int:
+        return int(self.installation.query("select count(*) from mailtrail.hits")[0][0])
+
+    def check(self) -> None:
+        Peer.check(self)
+        self.installation.query("truncate mailtrail.hits")
         self.answered = 0
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from . import generators
 from .figures import (
     DISK_TO_PROCESS,
-    FAST_TO_NAIVE,
+    FAST_TO_INSERTING,
     FAST_TO_NGINX,
     FAST_TO_UVICORN,
     NEW_CONNECTION,
@@ -17,13 +17,14 @@ from .figures import (
     Results,
     ratios,
 )
-from .peers import BareConstant, Collector, Constant, DiskCollector, Naive, Nginx, Peer, PlainLane, running
+from .peers import BareConstant, Collector, Constant, DiskCollector, Inserting, Naive, Nginx, Peer, PlainLane, running
 from .stage import CONNECTIONS, Load, Options, Stage
 
-FIGURES = (FAST_TO_NGINX, FAST_TO_UVICORN, PLAIN_TO_UVICORN, FAST_TO_NAIVE, NEW_CONNECTION, DISK_TO_PROCESS)
+FIGURES = (FAST_TO_NGINX, FAST_TO_UVICORN, PLAIN_TO_UVICORN, FAST_TO_INSERTING, NEW_CONNECTION, DISK_TO_PROCESS)
 MANY_CONNECTIONS = 256
 FAST_CLICKS = "fast lane, clicks of both modes"
 FAST_TO_BARE = Figure("fast lane ÷ uvicorn constant with everything switched off")
+FAST_TO_NAIVE = Figure("fast lane ÷ Starlette + INSERT of an unread click")
 _FULLY_BUSY = 0.95
 _AROUND_SECONDS = 0.4
 _START_SECONDS = 12.0
@@ -47,15 +48,15 @@ class Variant:
 def planned_seconds(options: Options) -> float:
     """How long it will take."""
     around = generators.WARM_UP_SECONDS + _AROUND_SECONDS
-    return _START_SECONDS + options.rounds * (10 * (options.seconds + around) + 7 * (options.side_seconds + around))
+    return _START_SECONDS + options.rounds * (11 * (options.seconds + around) + 7 * (options.side_seconds + around))
 
 
 def run(stage: Stage, results: Results) -> None:
     """Measures every variant once a round, then compares them round by round."""
     stage.display.shows("rates: starting the servers")
     nginx, constant, bare, naive = stage.peer(Nginx), stage.peer(Constant), stage.peer(BareConstant), stage.peer(Naive)
-    fast, plain, disk = stage.peer(Collector), stage.peer(PlainLane), stage.peer(DiskCollector)
-    peers = (nginx, constant, bare, naive, fast, plain, disk)
+    inserting, fast, plain, disk = (stage.peer(peer) for peer in (Inserting, Collector, PlainLane, DiskCollector))
+    peers = (nginx, constant, bare, naive, inserting, fast, plain, disk)
     with running(*peers):
         stage.display.passed(_START_SECONDS)
         variants = _variants(stage, *peers)
@@ -80,7 +81,15 @@ def fast_rate(stage: Stage, peer: Peer) -> float:
 
 
 def _variants(
-    stage: Stage, nginx: Peer, constant: Peer, bare: Peer, naive: Peer, fast: Peer, plain: Peer, disk: Peer
+    stage: Stage,
+    nginx: Peer,
+    constant: Peer,
+    bare: Peer,
+    naive: Peer,
+    inserting: Peer,
+    fast: Peer,
+    plain: Peer,
+    disk: Peer,
 ) -> Sequence[Variant]:
     person_based, anonymized = stage.installation.person_based, stage.installation.anonymized
     clicks = stage.requests("clicks", stage.clicks)
@@ -98,7 +107,8 @@ def _variants(
         Variant("uvicorn raw ASGI constant 302", constant, clicks, seconds),
         Variant("uvicorn constant, everything switched off", bare, clicks, seconds),
         Variant("plain lane, clicks of both modes", plain, clicks, seconds),
-        Variant("Starlette + INSERT per click", naive, clicks, seconds),
+        Variant("Starlette + INSERT of an unread click", naive, clicks, seconds),
+        Variant("Starlette + INSERT per click", inserting, clicks, seconds),
         Variant("nginx, new connections", nginx, closing, seconds),
         Variant("fast lane, new connections", fast, closing, seconds),
         Variant("fast lane, 256 connections, durability process", fast, clicks, seconds, MANY_CONNECTIONS),
@@ -106,18 +116,19 @@ def _variants(
         *(Variant(f"fast lane, {kind}", fast, stage.requests(kind, paths), side) for kind, paths in kinds.items()),
         Variant("uvicorn constant, new connections", constant, closing, side),
         Variant("plain lane, new connections", plain, closing, side),
-        Variant("Starlette + INSERT, new connections", naive, closing, side),
+        Variant("Starlette + INSERT, new connections", inserting, closing, side),
     )
 
 
 def _compare(loads: dict[str, list[Load]], results: Results) -> None:
-    nginx, fast, constant, bare, plain, naive, nginx_new, fast_new, process, disk, *_ = loads.values()
+    nginx, fast, constant, bare, plain, naive, inserting, nginx_new, fast_new, process, disk, *_ = loads.values()
     for figure, of, to in (
         (FAST_TO_NGINX, fast, nginx),
         (FAST_TO_UVICORN, fast, constant),
         (FAST_TO_BARE, fast, bare),
         (PLAIN_TO_UVICORN, plain, constant),
         (FAST_TO_NAIVE, fast, naive),
+        (FAST_TO_INSERTING, fast, inserting),
         (NEW_CONNECTION, fast_new, nginx_new),
         (DISK_TO_PROCESS, disk, process),
     ):

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 from app.config import Settings
 from app.errors import MailtrailError
 from app.sending.dispatch import Dispatch, read_terms
-from app.store import keys, migrate, pool
+from app.store import events, keys, migrate, pool
 from app.store import settings as store
 from app.store.pool import Connection
 from app.tracking.destinations import normalise
 from app.tracking.fingerprints import SHOWN_RECIPIENTS
 from app.tracking.links import number_occurrences, pattern_of
 from app.tracking.modes import Mode, Permission
+from app.tracking.settings import Notice
 from app.tracking.tokens import Link, Message
 
 from .reckoning import COLUMNS, Ledger, Line, Name, Recorded, Sent, reckon_figures
@@ -121,7 +122,10 @@ class Sender:
         async with pool.connected(self._url) as connection:
             await migrate.check(connection)
             name = f"Load {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-            space = (await store.create_space(connection, WHO, name, default=Mode.PERSON_BASED.label))["id"]
+            made = await store.create_space(
+                connection, WHO, name, default=Mode.PERSON_BASED.label, acknowledged=[Notice.CONSENT]
+            )
+            space = made["id"]
             newsletters = round(mails * _NEWSLETTER_PART)
             mailings: dict[str, Mailing] = {}
             sent: list[Mail] = []
@@ -129,7 +133,7 @@ class Sender:
                 (_NEWSLETTER, True, newsletters),
                 (_INVOICE, False, mails - newsletters),
             ):
-                event_id = (await store.create_event(connection, WHO, space, event, by_permission=by_permission))["id"]
+                event_id = (await events.create_event(connection, WHO, space, event, by_permission=by_permission))["id"]
                 mailing = (await store.create_mailing(connection, WHO, space, event_id, event))["id"]
                 dispatches = _dispatches(space, event_id, mailing, number, chance)
                 links = await self._register(connection, dispatches, destinations(LINKS, chance))

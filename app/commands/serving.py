@@ -9,17 +9,15 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import asyncpg
 import click
 import structlog
 import uvicorn
-import uvloop
 
-from .. import config, logs
+from .. import config
 from ..collector.fastlane import fast_lane
 from ..collector.protocol import BoundedHttp, within
 from ..collector.room import Room, most_connections
@@ -30,9 +28,17 @@ from ..config import Settings
 from ..errors import ConfigError, MailtrailError, StoreUnavailable
 from ..metrics import Metrics
 from ..shipper.ship import Shipper
-from ..store import embedded, migrate, pool
+from ..store import embedded, pool
 from ..store.installation import install
-from . import demo
+from . import admin, demo
+from .processes import (
+    call_when_parent_ends,
+    check_schema,
+    end_with_parent_option,
+    run_served,
+    settings_of_server,
+    url_even_if_down,
+)
 from .supervisor import Child, supervise
 
 GRACEFUL_SECONDS = 10
@@ -40,7 +46,6 @@ RETRY_SECONDS = 0.1
 INSTALL_RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 _log = structlog.get_logger()
-_end_with_parent = click.option("--end-with-parent", is_flag=True, hidden=True)
 _workers = click.option(
     "--workers",
     type=click.IntRange(0, 1024),
@@ -52,33 +57,33 @@ _workers = click.option(
 @click.option("--demo", "plays_demo", is_flag=True, help="On the first start, play the demo.")
 @_workers
 def up(plays_demo: bool, workers: int | None) -> None:
-    """Run everything on one machine: database, collectors, shipper. Ctrl-C stops it."""
-    settings = _settings(workers=workers)
-    _check_port(settings)
-    url = _url_even_if_down(settings) if settings.snapshot_file.exists() else pool.url_of(settings)
-    sys.exit(_run(_up(settings, url, plays_demo)))
+    """Run everything on one machine: database, collectors, shipper, pages and API. Ctrl-C stops it."""
+    settings = settings_of_server(workers=workers)
+    _check_ports(settings)
+    url = url_even_if_down(settings) if settings.snapshot_file.exists() else pool.url_of(settings)
+    sys.exit(run_served(_up(settings, url, plays_demo)))
 
 
 @click.command()
 @_workers
-@_end_with_parent
+@end_with_parent_option
 @click.option("--socket", "descriptor", type=int, hidden=True)
 @click.option("--worker", type=int, hidden=True)
 def collect(workers: int | None, end_with_parent: bool, descriptor: int | None, worker: int | None) -> None:
     """Run collectors: answer links and pixels, write hits to the journal."""
-    settings = _settings(workers=workers, worker=worker)
+    settings = settings_of_server(workers=workers, worker=worker)
     if descriptor is None and _number_of_workers(settings) > 1:
-        sys.exit(_run(supervise([_collectors(settings, os.environ)])))
+        sys.exit(run_served(supervise([_collectors(settings, os.environ)])))
     listening = None if descriptor is None else _take_socket(descriptor)
-    _run(_collect(settings, _url_even_if_down(settings), end_with_parent, listening))
+    run_served(_collect(settings, url_even_if_down(settings), end_with_parent, listening))
 
 
 @click.command()
-@_end_with_parent
+@end_with_parent_option
 def ship(end_with_parent: bool) -> None:
     """Run the shipper: move hits from the journals into the database."""
-    settings = _settings()
-    _run(_ship(settings, _url_even_if_down(settings), end_with_parent))
+    settings = settings_of_server()
+    run_served(_ship(settings, url_even_if_down(settings), end_with_parent))
 
 
 async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
@@ -91,7 +96,8 @@ async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
         _log.warning(f"{error}; starting without it")
         is_first = None
     environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
-    groups = [_collectors(settings, environment), [Child("ship", environment)]]
+    beside = [Child("admin", environment)] if settings.admin_port else []
+    groups = [[*_collectors(settings, environment), *beside], [Child("ship", environment)]]
     watching = asyncio.create_task(_keep_database(settings))
     try:
         return await supervise(groups, partial(_begin, settings, url, plays_demo, is_first))
@@ -146,7 +152,17 @@ async def _greet(settings: Settings, url: str, plays_demo: bool) -> None:
             _log.error(f"the demo was not played to its end: {error}")
     while not await asyncio.to_thread(_answers, settings):
         await asyncio.sleep(RETRY_SECONDS)
+    if settings.admin_port:
+        await _greet_administrators(settings, url)
     click.echo(f"Mailtrail serves {settings.public_url}. Ctrl-C stops it.")
+
+
+async def _greet_administrators(settings: Settings, url: str) -> None:
+    click.echo(f"Settings: {admin.address_of(settings)}")
+    with contextlib.suppress(StoreUnavailable):  # told at the start
+        once = await admin.first_sign_in(url, settings)
+        if once is not None:
+            click.echo(f"Sign in as admin, once, within an hour: {once}")
 
 
 def _answers(settings: Settings) -> bool:
@@ -185,7 +201,7 @@ async def _collect(settings: Settings, url: str, end_with_parent: bool, given: s
             server.should_exit = True
 
         if end_with_parent:
-            _call_when_parent_ends(stop)
+            call_when_parent_ends(stop)
         # uvicorn repeats the signal when it has ended; the journal must be closed after that.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop())
@@ -195,46 +211,17 @@ async def _collect(settings: Settings, url: str, end_with_parent: bool, given: s
 
 
 async def _ship(settings: Settings, url: str, end_with_parent: bool) -> None:
-    await _check_schema(url)
+    await check_schema(url)
     shipper = Shipper(settings, url, Metrics(settings.metrics_directory))
     shipping = asyncio.create_task(shipper.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, shipping.cancel)
     if end_with_parent:
-        _call_when_parent_ends(shipping.cancel)
+        call_when_parent_ends(shipping.cancel)
     _log.info("shipper runs", journals=str(settings.journals_directory))
     await asyncio.gather(shipping, return_exceptions=True)
     await shipper.drain()
-
-
-async def _check_schema(url: str) -> None:
-    """Refuses to run on an unknown schema; a database that is down is waited for."""
-    try:
-        async with pool.connected(url) as connection:
-            await migrate.check(connection)
-    except StoreUnavailable as error:
-        _log.warning(f"{error}; waiting for it")
-
-
-def _settings(*, workers: int | None = None, worker: int | None = None) -> Settings:
-    settings = config.load()
-    logs.configure(settings.log_format, settings.log_level, worker=worker)
-    return settings if workers is None else settings.model_copy(update={"workers": workers})
-
-
-def _url_even_if_down(settings: Settings) -> str:
-    """The database's URL, also while it is down: what has a copy of the settings starts without it."""
-    try:
-        return pool.url_of(settings)
-    except StoreUnavailable as error:
-        _log.error(str(error))
-        return embedded.url(settings.data_directory)
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 def _allow_connections() -> None:
@@ -274,17 +261,8 @@ def _telling_of_port(settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def _check_port(settings: Settings) -> None:
-    """Tells at once, before anything is started, what the collector would tell later."""
+def _check_ports(settings: Settings) -> None:
+    """Tells at once, before anything is started, what collector and pages would tell later."""
     _listen(settings).close()
-
-
-def _call_when_parent_ends(stop: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
-
-    def read() -> None:
-        if not os.read(0, 1):
-            loop.remove_reader(0)
-            stop()
-
-    loop.add_reader(0, read)
+    if settings.admin_port:
+        admin.listen(settings).close()

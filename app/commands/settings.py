@@ -1,11 +1,16 @@
 """`space`, `event` and `mailing`: what is tracked how, and where a mailing's links go."""
 
+from datetime import UTC, datetime
+from typing import BinaryIO
+
 import click
 
+from ..errors import NotFound
+from ..store import events
 from ..store import settings as store
-from ..store.pool import Connection
-from ..store.settings import Row
-from ..tracking.settings import event_by_permission
+from ..store.pool import Connection, Row
+from ..tracking.event_types import MAX_XML_BYTES
+from ..tracking.settings import Notice, event_by_permission, is_protected
 from .context import in_database, who
 from .tables import event_id, json_option, mailing_id, show, show_one, space_id
 
@@ -15,8 +20,18 @@ _of_event_if_needed = click.option(
     "--event", metavar="NAME", help="The event, where several have a mailing of this name."
 )
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_acknowledge = click.option(
+    "--acknowledge",
+    "acknowledged",
+    multiple=True,
+    type=click.Choice([notice.value for notice in Notice]),
+    help="What was read and is meant; a change that needs it says so.",
+)
 _default = "How much is recorded, if the event says nothing else: anonymized or person_based."
 _relay = "How much is recorded of mails through the relay: off, anonymized or person_based."
+_definition = click.option(
+    "--definition", type=click.File("rb"), metavar="FILE", help="Its XML definition, - for standard input."
+)
 _url = "Base of the space's links, e.g. https://t.example.com; empty: the one of MAILTRAIL_PUBLIC_URL."
 
 
@@ -53,30 +68,55 @@ def show_space(name: str, as_json: bool) -> None:
 @click.option("--default", default="anonymized", show_default=True, metavar="MODE", help=_default)
 @click.option("--relay", default="off", show_default=True, metavar="MODE", help=_relay)
 @click.option("--url", metavar="URL", help=_url)
-def create_space(name: str, default: str, relay: str, url: str | None) -> None:
+@_acknowledge
+def create_space(name: str, default: str, relay: str, url: str | None, acknowledged: tuple[str, ...]) -> None:
     """Make a space, and its first key."""
     row = in_database(
-        lambda connection: store.create_space(connection, who(), name, default=default, relay=relay, url=url)
+        lambda connection: store.create_space(
+            connection, who(), name, default=default, relay=relay, url=url, acknowledged=_notices(acknowledged)
+        )
     )
     click.echo(f"space {row['name']} is made: {_space_in_words(row)}")
 
 
 @space.command("change")
 @click.argument("name")
+@click.option("--rename", metavar="NAME", help="Another name.")
 @click.option("--default", metavar="MODE", help=_default)
 @click.option("--relay", metavar="MODE", help=_relay)
 @click.option("--url", metavar="URL", help=_url)
-def change_space(name: str, default: str | None, relay: str | None, url: str | None) -> None:
+@_acknowledge
+def change_space(
+    name: str,
+    rename: str | None,
+    default: str | None,
+    relay: str | None,
+    url: str | None,
+    acknowledged: tuple[str, ...],
+) -> None:
     """Change a space's settings; they count within a second, for mails already sent only if they are stricter."""
-    if default is relay is url is None:
-        raise click.UsageError("nothing is to be changed; give --default, --relay or --url")
+    if rename is default is relay is url is None:
+        raise click.UsageError("nothing is to be changed; give --rename, --default, --relay or --url")
 
-    async def change(connection: Connection) -> Row:
+    async def change(connection: Connection) -> tuple[Row, int]:
         found = await store.find_space(connection, name)
-        return await store.change_space(connection, who(), found["id"], default=default, relay=relay, url=url)
+        changed = await store.change_space(
+            connection,
+            who(),
+            found["id"],
+            name=rename,
+            default=default,
+            relay=relay,
+            url=url,
+            acknowledged=_notices(acknowledged),
+        )
+        moved = default is not None and changed["default_mode"] != found["default_mode"]
+        return changed, await events.count_inheriting(connection, found["id"]) if moved else 0
 
-    row = in_database(change)
+    row, inheriting = in_database(change)
     click.echo(f"space {row['name']}: {_space_in_words(row)}")
+    if inheriting:
+        click.echo(f"events that inherit the default and changed with it: {inheriting}")
 
 
 @space.command("delete")
@@ -94,6 +134,10 @@ def delete_space(name: str, yes: bool) -> None:
         )
     in_database(lambda connection: store.delete_space(connection, who(), row["id"]))
     click.echo(f"space {row['name']} is deleted; its links still redirect, nothing is recorded any more")
+
+
+def _notices(words: tuple[str, ...]) -> list[Notice]:
+    return [Notice(word) for word in words]
 
 
 def _space_entry(row: Row) -> dict[str, object]:
@@ -127,7 +171,7 @@ def list_events(space: str, as_json: bool) -> None:
     """List a space's events."""
 
     async def read(connection: Connection) -> list[Row]:
-        return await store.list_events(connection, (await store.find_space(connection, space))["id"])
+        return await events.list_events(connection, (await store.find_space(connection, space))["id"])
 
     show(
         [_event_entry(row) for row in in_database(read)],
@@ -140,12 +184,25 @@ def list_events(space: str, as_json: bool) -> None:
 @click.argument("name")
 @_of_space
 @click.option("--by-permission", is_flag=True, help="Track by the recipient's permission, not the space's default.")
-def create_event(name: str, space: str, by_permission: bool) -> None:
+@_definition
+@_acknowledge
+def create_event(
+    name: str, space: str, by_permission: bool, definition: BinaryIO | None, acknowledged: tuple[str, ...]
+) -> None:
     """Make an event."""
+    xml = None if definition is None else definition.read(MAX_XML_BYTES + 1)
 
     async def create(connection: Connection) -> Row:
         found = await store.find_space(connection, space)
-        return await store.create_event(connection, who(), found["id"], name, by_permission=by_permission)
+        return await events.create_event(
+            connection,
+            who(),
+            found["id"],
+            name,
+            by_permission=by_permission,
+            definition=xml,
+            acknowledged=_notices(acknowledged),
+        )
 
     row = in_database(create)
     click.echo(f"event {row['name']} is made: id {event_id(row['id'])}, {_event_in_words(row)}")
@@ -154,18 +211,79 @@ def create_event(name: str, space: str, by_permission: bool) -> None:
 @event.command("change")
 @click.argument("name")
 @_of_space
-@click.option("--tracking", required=True, metavar="permission|inherit", help="By permission, or the space's default.")
-def change_event(name: str, space: str, tracking: str) -> None:
-    """Change how an event is tracked."""
-    by_permission = event_by_permission(tracking)
+@click.option("--rename", metavar="NAME", help="Another name.")
+@click.option("--tracking", metavar="permission|inherit", help="By permission, or the space's default.")
+@click.option("--archive/--restore", "archived", default=None, help="Leave it out of lists; its links work as before.")
+@_definition
+@_acknowledge
+def change_event(
+    name: str,
+    space: str,
+    rename: str | None,
+    tracking: str | None,
+    archived: bool | None,
+    definition: BinaryIO | None,
+    acknowledged: tuple[str, ...],
+) -> None:
+    """Change an event: how it is tracked, its name, its definition. An active one must leave protected mode first."""
+    if all(given is None for given in (rename, tracking, archived, definition)):
+        raise click.UsageError(
+            "nothing is to be changed; give --tracking, --definition, --rename, --archive or --restore"
+        )
+    by_permission = None if tracking is None else event_by_permission(tracking)
+    xml = None if definition is None else definition.read(MAX_XML_BYTES + 1)
 
     async def change(connection: Connection) -> Row:
-        space_row = await store.find_space(connection, space)
-        found = await store.find_event(connection, space_row["id"], name)
-        return await store.change_event(connection, who(), space_row["id"], found["id"], by_permission=by_permission)
+        found = await _find_event(connection, space, name)
+        return await events.change_event(
+            connection,
+            who(),
+            found["space_id"],
+            found["id"],
+            name=rename,
+            by_permission=by_permission,
+            archived=archived,
+            definition=xml,
+            acknowledged=_notices(acknowledged),
+        )
 
     row = in_database(change)
     click.echo(f"event {row['name']}: {_event_in_words(row)}")
+
+
+@event.command("definition")
+@click.argument("name")
+@_of_space
+def show_definition(name: str, space: str) -> None:
+    """Print an event's XML definition."""
+    row = in_database(lambda connection: _find_event(connection, space, name))
+    if row["definition"] is None:
+        raise NotFound("the event has no definition; give one with `mailtrail event change --definition FILE`")
+    click.echo(row["definition"], nl=False)
+
+
+@event.command("leave-protected-mode")
+@click.argument("name")
+@_of_space
+@_acknowledge
+def leave_protected_mode(name: str, space: str, acknowledged: tuple[str, ...]) -> None:
+    """Let the tracking of an active event be changed, for 15 minutes or until it is saved."""
+
+    async def leave(connection: Connection) -> Row:
+        found = await _find_event(connection, space, name)
+        return await events.leave_protected_mode(
+            connection, who(), found["space_id"], found["id"], acknowledged=_notices(acknowledged)
+        )
+
+    row = in_database(leave)
+    if row["unprotected_until"] is None:
+        click.echo(f"event {row['name']} is not active yet and may be changed")
+    else:
+        click.echo(f"event {row['name']} may be changed until {row['unprotected_until']:%H:%M:%S} UTC")
+
+
+async def _find_event(connection: Connection, space: str, name: str) -> Row:
+    return await events.find_event(connection, (await store.find_space(connection, space))["id"], name)
 
 
 def _event_entry(row: Row) -> dict[str, object]:
@@ -173,6 +291,8 @@ def _event_entry(row: Row) -> dict[str, object]:
         "id": event_id(row["id"]),
         "name": row["name"],
         "tracking": "permission" if row["by_permission"] else "inherit",
+        "protected": is_protected(row["active_since"], row["unprotected_until"], datetime.now(UTC)),
+        "type": row["type_id"],
         "created": row["created_at"],
     }
 
@@ -200,7 +320,7 @@ def list_mailings(space: str, event: str | None, as_json: bool) -> None:
 
     async def read(connection: Connection) -> list[Row]:
         space_row = await store.find_space(connection, space)
-        of_event = event and (await store.find_event(connection, space_row["id"], event))["id"]
+        of_event = event and (await events.find_event(connection, space_row["id"], event))["id"]
         rows = await store.list_mailings(connection, space_row["id"])
         return [row for row in rows if of_event is None or row["event_id"] == of_event]
 
@@ -220,7 +340,7 @@ def create_mailing(name: str, space: str, event: str) -> None:
 
     async def create(connection: Connection) -> Row:
         space_row = await store.find_space(connection, space)
-        event_row = await store.find_event(connection, space_row["id"], event)
+        event_row = await events.find_event(connection, space_row["id"], event)
         return await store.create_mailing(connection, who(), space_row["id"], event_row["id"], name)
 
     row = in_database(create)
@@ -313,7 +433,7 @@ async def _find_mailing(connection: Connection, space: str, event: str | None, n
     found = (await store.find_space(connection, space))["id"]
     if event is None:
         return await store.find_mailing_of_space(connection, found, name)
-    return await store.find_mailing(connection, found, (await store.find_event(connection, found, event))["id"], name)
+    return await store.find_mailing(connection, found, (await events.find_event(connection, found, event))["id"], name)
 
 
 def _mailing_entry(row: Row) -> dict[str, object]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from ..config import Settings
 from ..errors import NotFound
+from ..store import events
 from ..store import settings as store
 from ..store.pool import Connection
 from ..store.queries import queries
@@ -80,7 +81,7 @@ async def find_dispatch(
     """
     word, recipient = permission(permitted), check_recipient(recipient)
     space_id = (await store.find_space(connection, space))["id"]
-    event_id = (await store.find_event(connection, space_id, event))["id"]
+    event_id = (await events.find_event(connection, space_id, event))["id"]
     row, is_new = await store.ensure_mailing(connection, who, space_id, event_id, mailing)
     return Dispatch(space_id, event_id, row["id"], recipient, word), is_new
 

@@ -1,34 +1,38 @@
-"""Changes of spaces, events, mailings and links: each in one transaction with its audit entry.
+"""Changes of spaces, mailings and links: each in one transaction with its audit entry.
 
 Invariant: what changed and the record of who changed it are committed together; collectors are told by triggers.
-Ids are random, never serial: a restored backup must not hand an old id to something new.
 """
 
 import re
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-import asyncpg
+from asyncpg import UniqueViolationError
 
-from ..errors import NotFound, SettingsError
+from ..errors import ChangedMeanwhile, NotFound, SettingsError
 from ..tracking.fingerprints import SHOWN_RECIPIENTS, Described, Fingerprints
 from ..tracking.modes import Mode
 from ..tracking.overrides import check_override
-from ..tracking.settings import check_base_url, check_name, default_mode, relay_mode
+from ..tracking.settings import (
+    Notice,
+    check_acknowledged,
+    check_base_url,
+    check_name,
+    default_mode,
+    notices_of_space,
+    relay_mode,
+)
 from . import keys
+from .archives import archived_at
 from .audit import audit
-from .pool import Connection
+from .ids import MAILING_BITS, SPACE_BITS, with_new_id
+from .pool import Connection, Row, existing
 from .queries import queries
 
 _SQL = queries("settings")
-SPACE_BITS = EVENT_BITS = 32
-MAILING_BITS = 48
-_ID_ATTEMPTS = 5
 _MAILING_ID = re.compile(r"[0-9a-f]{12}")
-
-Row = asyncpg.Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +42,6 @@ class NumberedLink:
     link: Described
     number: int
     is_due: bool
-
-
-async def _with_new_id(bits: int, insert: Callable[[int], Awaitable[Row | None]], taken: str) -> Row:
-    """Inserts under a random id. The name is the likely reason for a refusal, a used id nearly never is."""
-    for _ in range(_ID_ATTEMPTS):
-        row = await insert(secrets.randbelow(2**bits - 1) + 1)
-        if row is not None:
-            return row
-    raise SettingsError(taken)
 
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
@@ -64,6 +59,43 @@ async def find_space(connection: Connection, name: str) -> Row:
     return row
 
 
+async def page_of_spaces(
+    connection: Connection,
+    *,
+    only: int | None = None,
+    after: tuple[str, int] | None = None,
+    contains: str = "",
+    limit: int = 50,
+) -> list[Row]:
+    """Spaces by name, from behind (name, id) on, with their numbers of events."""
+    name, number = after or (None, None)
+    return await connection.fetch(_SQL["spaces_page"], only, name, number, contains, limit)
+
+
+async def get_space(connection: Connection, space: int) -> Row:
+    """A space by its id; NotFound without a word about others."""
+    row = await connection.fetchrow(_SQL["space_by_id"], space)
+    if row is None:
+        raise NotFound("there is no such space")
+    return row
+
+
+async def show_space(connection: Connection, space: int) -> Row:
+    """A space with its numbers of events, as pages of spaces have them; NotFound without a word about others."""
+    row = await connection.fetchrow(_SQL["shown_space"], space)
+    if row is None:
+        raise NotFound("there is no such space")
+    return row
+
+
+async def lock_space(connection: Connection, space: int) -> Row:
+    """A space that nobody else changes until the transaction ends; NotFound without a word about others."""
+    row = await connection.fetchrow(_SQL["lock_space"], space)
+    if row is None or row["deleted_at"] is not None:
+        raise NotFound("there is no such space")
+    return row
+
+
 async def create_space(
     connection: Connection,
     who: str,
@@ -72,17 +104,20 @@ async def create_space(
     default: str = "anonymized",
     relay: str = "off",
     url: str | None = None,
+    acknowledged: Collection[Notice] = (),
 ) -> Row:
     """A new space with its first minting key; `url` is the base of its links, None for the installation's."""
     name, mode, through_relay = check_name(name, "space"), default_mode(default), relay_mode(relay)
     url = check_base_url(url) if url else None
+    needed = notices_of_space((Mode.ANONYMIZED, Mode.OFF), (mode, through_relay))
+    check_acknowledged(needed, acknowledged)
     async with connection.transaction():
-        row = await _with_new_id(
+        row = await with_new_id(
             SPACE_BITS,
             lambda new: connection.fetchrow(_SQL["create_space"], new, name, mode.label, through_relay.label, url),
             f"there is a space {name!r} already",
         )
-        await audit(connection, who, "space created", row["id"], name, new=_space_state(row))
+        await audit(connection, who, "space created", row["id"], name, new=_space_state(row) | _read(needed))
         await keys.rotate(connection, who, row["id"])
     return row
 
@@ -92,75 +127,61 @@ async def change_space(
     who: str,
     space: int,
     *,
+    name: str | None = None,
     default: str | None = None,
     relay: str | None = None,
     url: str | None = None,
+    acknowledged: Collection[Notice] = (),
+    revision: int | None = None,
 ) -> Row:
-    """Changes what is not None, an empty URL takes the space's own away; inheriting events follow at once."""
-    modes = [
-        None if word is None else rule(word).label for word, rule in ((default, default_mode), (relay, relay_mode))
-    ]
-    url = check_base_url(url) if url else url
+    """Changes what is not None, an empty URL takes the space's own away; inheriting events follow at once.
+
+    NotAcknowledged if a mode becomes person_based unread; ChangedMeanwhile if `revision` is not the space's any more.
+    """
     async with connection.transaction():
         old = await connection.fetchrow(_SQL["lock_space"], space)
-        new = await connection.fetchrow(_SQL["change_space"], space, *modes, url)
-        if old is None or new is None:
+        if old is None or old["deleted_at"] is not None:
             raise NotFound("the space is gone")
+        if revision is not None and revision != old["revision"]:
+            raise ChangedMeanwhile("somebody else has changed the space since you read it; read it again")
+        before = default_mode(old["default_mode"]), relay_mode(old["relay_mode"])
+        default = old["default_mode"] if default is None else default
+        after = default_mode(default), relay_mode(old["relay_mode"] if relay is None else relay)
+        needed = notices_of_space(before, after)
+        check_acknowledged(needed, acknowledged)
+        called = old["name"] if name is None else check_name(name, "space")
+        labels = [mode.label for mode in after]
+        base = old["tracking_url"] if url is None else check_base_url(url) if url else None
+        try:
+            async with connection.transaction():
+                new = existing(await connection.fetchrow(_SQL["change_space"], space, called, *labels, base))
+        except UniqueViolationError:
+            raise SettingsError(f"there is a space {name!r} already", field="name") from None
         if _space_state(old) != _space_state(new):
-            await audit(connection, who, "space changed", space, old["name"], _space_state(old), _space_state(new))
+            state = _space_state(new) | _read(needed)
+            await audit(connection, who, "space changed", space, old["name"], _space_state(old), state)
     return new
 
 
-async def delete_space(connection: Connection, who: str, space: int) -> None:
+async def delete_space(connection: Connection, who: str, space: int, *, revision: int | None = None) -> None:
     """Leaves a tombstone: the space's links still redirect and record nothing."""
     async with connection.transaction():
         old = await connection.fetchrow(_SQL["lock_space"], space)
-        if old is None:
+        if old is None or old["deleted_at"] is not None:
             raise NotFound("the space is gone")
+        if revision is not None and revision != old["revision"]:
+            raise ChangedMeanwhile("somebody else has changed the space since you read it; read it again")
         await connection.execute(_SQL["delete_space"], space)
         await audit(connection, who, "space deleted", space, old["name"], old=_space_state(old))
 
 
 def _space_state(row: Row) -> dict[str, Any]:
-    return {name: row[name] for name in ("default_mode", "relay_mode", "tracking_url")}
+    return {name: row[name] for name in ("name", "default_mode", "relay_mode", "tracking_url")}
 
 
-# --- events ----------------------------------------------------------------------------------------------------------
-
-
-async def list_events(connection: Connection, space: int) -> list[Row]:
-    return await connection.fetch(_SQL["events"], space)
-
-
-async def find_event(connection: Connection, space: int, name: str) -> Row:
-    row = await connection.fetchrow(_SQL["event"], space, name)
-    if row is None:
-        raise NotFound(f"the space has no event {name!r}; {_choice('event', await list_events(connection, space))}")
-    return row
-
-
-async def create_event(connection: Connection, who: str, space: int, name: str, *, by_permission: bool = False) -> Row:
-    name = check_name(name, "event")
-    async with connection.transaction():
-        row = await _with_new_id(
-            EVENT_BITS,
-            lambda new: connection.fetchrow(_SQL["create_event"], space, new, name, by_permission),
-            f"the space has an event {name!r} already",
-        )
-        await audit(connection, who, "event created", space, name, new={"by_permission": by_permission})
-    return row
-
-
-async def change_event(connection: Connection, who: str, space: int, event: int, *, by_permission: bool) -> Row:
-    async with connection.transaction():
-        old = await connection.fetchrow(_SQL["lock_event"], space, event)
-        new = await connection.fetchrow(_SQL["change_event"], space, event, by_permission)
-        if old is None or new is None:
-            raise NotFound("the event is gone")
-        if old["by_permission"] != by_permission:
-            states = [{"by_permission": row["by_permission"]} for row in (old, new)]
-            await audit(connection, who, "event changed", space, old["name"], *states)
-    return new
+def _read(notices: Collection[Notice]) -> dict[str, Any]:
+    """What the audit says of notices that had to be acknowledged."""
+    return {"acknowledged": [notice.value for notice in notices]} if notices else {}
 
 
 # --- mailings and links ----------------------------------------------------------------------------------------------
@@ -168,6 +189,58 @@ async def change_event(connection: Connection, who: str, space: int, event: int,
 
 async def list_mailings(connection: Connection, space: int) -> list[Row]:
     return await connection.fetch(_SQL["mailings"], space)
+
+
+async def page_of_mailings(
+    connection: Connection,
+    space: int,
+    *,
+    event: int | None = None,
+    before: tuple[datetime, int] | None = None,
+    contains: str = "",
+    archived: bool = False,
+    limit: int = 50,
+) -> list[Row]:
+    """A space's mailings, the newest first, from behind (time, id) on."""
+    at, number = before or (None, None)
+    return await connection.fetch(_SQL["mailings_page"], space, event, at, number, contains, archived, limit)
+
+
+async def get_mailing(connection: Connection, space: int, mailing: int) -> Row:
+    """A mailing by its id; NotFound without a word about others."""
+    row = await connection.fetchrow(_SQL["mailing_of_space"], space, mailing)
+    if row is None:
+        raise NotFound("there is no such mailing")
+    return row
+
+
+async def show_mailing(connection: Connection, space: int, mailing: int) -> Row:
+    """A mailing with what pages of mailings say of it; NotFound without a word about others."""
+    row = await connection.fetchrow(_SQL["shown_mailing"], space, mailing)
+    if row is None:
+        raise NotFound("there is no such mailing")
+    return row
+
+
+async def change_mailing(
+    connection: Connection, who: str, space: int, mailing: int, *, name: str | None = None, archived: bool | None = None
+) -> Row:
+    """Renames a mailing, or hides it from lists; its links work and are recorded as before."""
+    async with connection.transaction():
+        old = await connection.fetchrow(_SQL["lock_mailing_of_space"], space, mailing)
+        if old is None:
+            raise NotFound("there is no such mailing")
+        hidden = archived_at(old, archived)
+        called = old["name"] if name is None else check_name(name, "mailing")
+        try:
+            async with connection.transaction():
+                new = existing(await connection.fetchrow(_SQL["change_mailing"], space, mailing, called, hidden))
+        except UniqueViolationError:
+            raise SettingsError(f"the event has a mailing {called!r} already", field="name") from None
+        states = [{"name": row["name"], "archived": row["archived_at"] is not None} for row in (old, new)]
+        if states[0] != states[1]:
+            await audit(connection, who, "mailing changed", space, old["name"], *states)
+    return new
 
 
 async def find_mailing(connection: Connection, space: int, event: int, name: str) -> Row:
@@ -216,7 +289,7 @@ async def ensure_mailing(
 async def create_mailing(connection: Connection, who: str, space: int, event: int | None, name: str) -> Row:
     name = check_name(name, "mailing")
     async with connection.transaction():
-        row = await _with_new_id(
+        row = await with_new_id(
             MAILING_BITS,
             lambda new: connection.fetchrow(_SQL["create_mailing"], new, space, event, name),
             f"the event has a mailing {name!r} already",
@@ -327,7 +400,7 @@ async def _link(connection: Connection, mailing: int, number: int) -> Row:
     for row in await list_links(connection, mailing):
         if row["number"] == number:
             return row
-    raise NotFound(f"the mailing has no link {number}; `mailtrail mailing links` lists them")
+    raise NotFound(f"the mailing has no link {number}; `mailtrail mailing links` lists them", field="number")
 
 
 def _choice(what: str, rows: Sequence[Row]) -> str:

@@ -65,23 +65,39 @@ class Event:
     by_permission: bool = False
 
 
-def in_force(origin: Origin, space: Space | None, event: Event | None, permission: Permission) -> Mode:
-    """The mode that the settings ask for now; `None` stands for a space or event that is not known.
+class Rule(Enum):
+    """What decided about a mode."""
+
+    SPACE_UNKNOWN = "space_unknown"
+    SPACE_DELETED = "space_deleted"
+    RELAY = "relay"
+    EVENT_UNKNOWN = "event_unknown"
+    PERMISSION = "permission"
+    DEFAULT = "default"
+
+
+def decide(origin: Origin, space: Space | None, event: Event | None, permission: Permission) -> tuple[Mode, Rule]:
+    """The mode that the settings ask for now, and why; `None` stands for a space or event that is not known.
 
     A deleted space records nothing. The relay never asks for permission. An event that tracks by permission overrides
     the space's default in both directions. What is not known is never guessed upwards.
     """
     if space is None:
-        return Mode.OFF if origin is Origin.RELAY else Mode.ANONYMIZED
+        return Mode.OFF if origin is Origin.RELAY else Mode.ANONYMIZED, Rule.SPACE_UNKNOWN
     if space.deleted:
-        return Mode.OFF
+        return Mode.OFF, Rule.SPACE_DELETED
     if origin is Origin.RELAY:
-        return space.relay_mode
+        return space.relay_mode, Rule.RELAY
     if event is None:
-        return min(space.default_mode, Mode.ANONYMIZED)
+        return min(space.default_mode, Mode.ANONYMIZED), Rule.EVENT_UNKNOWN
     if event.by_permission:
-        return Mode.PERSON_BASED if permission is Permission.GRANTED else Mode.ANONYMIZED
-    return space.default_mode
+        return Mode.PERSON_BASED if permission is Permission.GRANTED else Mode.ANONYMIZED, Rule.PERMISSION
+    return space.default_mode, Rule.DEFAULT
+
+
+def in_force(origin: Origin, space: Space | None, event: Event | None, permission: Permission) -> Mode:
+    """The mode that the settings ask for now."""
+    return decide(origin, space, event, permission)[0]
 
 
 def effective(now: Mode, ceiling: Mode) -> Mode:

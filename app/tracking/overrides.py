@@ -21,6 +21,8 @@ _MARKER = "mailtrailplaceholder"
 
 def check_override(pattern: str) -> None:
     """Raises DestinationRefused for what cannot replace a destination, or has a placeholder where none may be."""
+    if "\0" in pattern:  # no store keeps it as it is
+        raise DestinationRefused("invalid", "the URL has a NUL character; remove it")
     _parts(pattern)
 
 

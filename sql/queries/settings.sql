@@ -1,6 +1,13 @@
 -- audit: who did what to which object; the states before and after as JSON
 insert into mailtrail.audit (who, action, space_id, object, old, new) values ($1, $2, $3, $4, $5, $6);
 
+-- audit_page: of one space or, with null, of all; newest first
+select audit.*, spaces.name as space_name
+from mailtrail.audit as audit left join mailtrail.spaces as spaces on spaces.id = audit.space_id
+where ($1::bigint is null or audit.space_id = $1) and ($2::bigint is null or audit.id < $2)
+order by audit.id desc
+limit $3;
+
 -- spaces: all that are not deleted, with their number of events
 select spaces.*, (select count(*) from mailtrail.events where space_id = spaces.id) as events
 from mailtrail.spaces as spaces
@@ -16,37 +23,42 @@ order by name = $1 desc limit 1;
 insert into mailtrail.spaces (id, name, default_mode, relay_mode, tracking_url) values ($1, $2, $3, $4, $5)
 on conflict do nothing returning *;
 
--- change_space: a null leaves what is there, an empty URL takes it away
-update mailtrail.spaces set
-    default_mode = coalesce($2, default_mode),
-    relay_mode = coalesce($3, relay_mode),
-    tracking_url = nullif(coalesce($4, tracking_url), '')
-where id = $1 returning *;
+-- spaces_page: by name; only those whose name contains a text, or one space
+with page as (
+    select * from mailtrail.spaces
+    where deleted_at is null and ($1::bigint is null or id = $1)
+        and ($2::text is null or (name, id) > ($2, $3::bigint))
+        and ($4 = '' or position(lower($4) in lower(name)) > 0)
+    order by name, id
+    limit $5
+)
+select page.*, counted.events, counted.inheriting_events
+from page cross join lateral (
+    select count(*) as events, count(*) filter (where not by_permission) as inheriting_events
+    from mailtrail.events where space_id = page.id and archived_at is null
+) as counted
+order by name, id;
+
+-- change_space: all that can be changed
+update mailtrail.spaces set name = $2, default_mode = $3, relay_mode = $4, tracking_url = $5 where id = $1 returning *;
 
 -- lock_space: nobody changes it until the transaction ends
 select * from mailtrail.spaces where id = $1 for update;
 
+-- space_by_id: one that is not deleted
+select * from mailtrail.spaces where id = $1 and deleted_at is null;
+
+-- shown_space: one that is not deleted, with its numbers of events
+select spaces.*, counted.events, counted.inheriting_events
+from mailtrail.spaces as spaces cross join lateral (
+    select count(*) as events, count(*) filter (where not by_permission) as inheriting_events
+    from mailtrail.events where space_id = spaces.id and archived_at is null
+) as counted
+where id = $1 and deleted_at is null;
+
 -- delete_space: leaves the tombstone; its name may be used again
 update mailtrail.spaces set deleted_at = now(), name = left(name, 180) || ' (deleted ' || to_hex(id) || ')'
 where id = $1 returning *;
-
--- events: of one space
-select * from mailtrail.events where space_id = $1 order by name;
-
--- event: one of a space by name, or by id in hex
-select * from mailtrail.events
-where space_id = $1 and (name = $2 or to_hex(id) = ltrim(lower($2), '0'))
-order by name = $2 desc limit 1;
-
--- create_event: inherits the space's default unless it tracks by permission
-insert into mailtrail.events (space_id, id, name, by_permission) values ($1, $2, $3, $4)
-on conflict do nothing returning *;
-
--- change_event: whether it tracks by permission
-update mailtrail.events set by_permission = $3 where space_id = $1 and id = $2 returning *;
-
--- lock_event: nobody changes it until the transaction ends
-select * from mailtrail.events where space_id = $1 and id = $2 for update;
 
 -- mailings: of one space, newest first
 select mailings.*, events.name as event_name,
@@ -54,8 +66,27 @@ select mailings.*, events.name as event_name,
     (select count(*) from mailtrail.links where mailing_id = mailings.id) as links
 from mailtrail.mailings as mailings
 left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id
-where mailings.space_id = $1
+where mailings.space_id = $1 and mailings.archived_at is null
 order by mailings.created_at desc, mailings.id;
+
+-- mailings_page: of one space, or of one of its events, newest first; only what contains a text
+select mailings.*, events.name as event_name,
+    coalesce((select sum(messages) from mailtrail.sent where mailing_id = mailings.id), 0)::bigint as sent,
+    (select count(*) from mailtrail.links where mailing_id = mailings.id) as links
+from mailtrail.mailings as mailings
+left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id
+where mailings.space_id = $1 and ($2::bigint is null or mailings.event_id = $2)
+    and ($3::timestamptz is null or (mailings.created_at, mailings.id) < ($3, $4::bigint))
+    and ($5 = '' or position(lower($5) in lower(mailings.name)) > 0)
+    and ($6 or mailings.archived_at is null)
+order by mailings.created_at desc, mailings.id desc
+limit $7;
+
+-- change_mailing: its name, and whether lists show it
+update mailtrail.mailings set name = $3, archived_at = $4 where space_id = $1 and id = $2 returning *;
+
+-- lock_mailing_of_space: nobody changes it until the transaction ends
+select * from mailtrail.mailings where space_id = $1 and id = $2 for update;
 
 -- mailing: one of an event by name, or by id in hex
 select * from mailtrail.mailings
@@ -76,6 +107,14 @@ order by event_name;
 
 -- mailing_of_space: one of a space by its id
 select * from mailtrail.mailings where space_id = $1 and id = $2;
+
+-- shown_mailing: one of a space by its id, as lists show it
+select mailings.*, events.name as event_name,
+    coalesce((select sum(messages) from mailtrail.sent where mailing_id = mailings.id), 0)::bigint as sent,
+    (select count(*) from mailtrail.links where mailing_id = mailings.id) as links
+from mailtrail.mailings as mailings
+left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id
+where mailings.space_id = $1 and mailings.id = $2;
 
 -- terms: what decides about a mail: its space, its event if that is there, and whether the mailing is theirs
 select spaces.default_mode, spaces.relay_mode, spaces.deleted_at is not null as deleted, spaces.tracking_url,

@@ -87,7 +87,7 @@ class Rig:
         self.service = Service(self.directory, url)
         self.service.settings |= {"MAILTRAIL_JOURNAL_SEGMENT_BYTES": "262144", **self.settings}
         self.service.run("migrate")
-        self.service.run("space", "create", "Shop", "--default", "person_based")
+        self.service.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
         ((number, self.space, secret),) = self.service.query("select id, space_id, secret from vault.token_keys")
         self.keys = KeyRing({number: Key(number, self.space, secret)})
         self.service.query("insert into mailtrail.events (space_id, id, name) values ($1, $2, 'n')", self.space, EVENT)

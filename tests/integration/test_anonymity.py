@@ -119,7 +119,7 @@ def test_nothing_of_the_person_is_written_in_anonymized_mode(served: Service) ->
 
 
 def test_the_search_finds_what_a_person_based_space_may_know(served: Service) -> None:
-    served.run("space", "change", "Shop", "--default", "person_based")
+    served.run("space", "change", "Shop", "--default", "person_based", "--acknowledge", "consent")
     served.wait_for_version()
     play(served, "personal")
     rows = found(served, everything(served))

@@ -17,7 +17,7 @@ ADDRESS = "203.0.113.177"
 @pytest.fixture
 def served(service: Service) -> Iterator[Service]:
     service.settings |= {"MAILTRAIL_IP_POLICY": "full"}
-    service.run("space", "create", "Shop", "--default", "person_based")
+    service.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
     service.run("event", "create", "news", "--space", "Shop")
     service.start(*BARE, str(service.port))
     service.wait_ready()

@@ -26,7 +26,7 @@ URL = "https://shop.example/a?id=1"
 
 @pytest.fixture
 def shop(mailtrail: CommandLine) -> CommandLine:  # noqa: F811
-    mailtrail.run("space", "create", "Shop", "--default", "person_based")
+    mailtrail.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
     mailtrail.run("event", "create", "news", "--space", "Shop")
     return mailtrail
 
@@ -232,7 +232,7 @@ def test_a_further_link_of_an_anonymized_mail(shop: CommandLine) -> None:
     shop.run("space", "change", "Shop", "--default", "anonymized")
     done = shop.run("rewrite", *ADDRESS, *PERSON, stdin=b"<p><a href='https://shop.example/a'>A</a>")
     message_id = re.search(r"message id ([\w-]+)", done.stderr)[1]
-    shop.run("space", "change", "Shop", "--default", "person_based")
+    shop.run("space", "change", "Shop", "--default", "person_based", "--acknowledge", "consent")
     minted = shop.json(
         "link", f"https://shop.example/u/{RECIPIENT}", "--message-id", message_id, "--recipient", RECIPIENT
     )

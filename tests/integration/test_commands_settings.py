@@ -42,7 +42,17 @@ def strangers(shop: CommandLine, mailing: str) -> list[str]:
 def test_a_space_is_made_shown_changed_and_deleted(mailtrail: CommandLine) -> None:  # noqa: F811
     assert "make one with `mailtrail space create`" in mailtrail.run("space", "list").stderr
     assert [] == mailtrail.json("space", "list")
-    made = mailtrail.run("space", "create", "Shop", "--default", "person_based", "--url", "https://T.shop.example/")
+    made = mailtrail.run(
+        "space",
+        "create",
+        "Shop",
+        "--default",
+        "person_based",
+        "--acknowledge",
+        "consent",
+        "--url",
+        "https://T.shop.example/",
+    )
     assert re.search(
         r"id [0-9a-f]{8}, default person_based, relay off, links under https://t\.shop\.example$", made.stdout
     )
@@ -52,7 +62,19 @@ def test_a_space_is_made_shown_changed_and_deleted(mailtrail: CommandLine) -> No
     )
     assert space["id"] in mailtrail.run("space", "list").stdout
 
-    mailtrail.run("space", "change", space["id"], "--default", "anonymized", "--relay", "person_based", "--url", "")
+    mailtrail.run(
+        "space",
+        "change",
+        space["id"],
+        "--default",
+        "anonymized",
+        "--relay",
+        "person_based",
+        "--acknowledge",
+        "consent",
+        "--url",
+        "",
+    )
     shown = mailtrail.json("space", "show", "Shop")
     assert ("anonymized", "person_based", None) == (shown["default"], shown["relay"], shown["url"])
     assert re.search(r"^relay +person_based$", mailtrail.run("space", "show", "Shop").stdout, re.M)

@@ -17,7 +17,7 @@ KILLS = 4
 
 
 def test_every_answered_hit_is_one_row_though_the_shipper_is_killed(service: Service) -> None:
-    service.run("space", "create", "Shop", "--default", "person_based")
+    service.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
     ((space,),) = service.query("select id from mailtrail.spaces")
     ((key_id, secret),) = service.query("select id, secret from vault.token_keys")
     keys = KeyRing({key_id: Key(key_id, space, secret)})

@@ -12,6 +12,7 @@ from app.store import keys, pool
 from app.store import settings as store
 from app.store.migrate import migrate
 from app.store.pool import Connection
+from app.tracking.settings import Notice
 from app.tracking.tokens import KeyState
 
 WHO = "test"
@@ -152,7 +153,7 @@ async def test_a_deleted_space_stays_deleted_when_its_keys_are_imported(
     connection: Connection, database_url: str
 ) -> None:
     await migrate(connection)
-    space = await store.create_space(connection, "test", "Shop", default="person_based")
+    space = await store.create_space(connection, "test", "Shop", default="person_based", acknowledged=[Notice.CONSENT])
     await store.delete_space(connection, "test", space["id"])
     export = await keys.export(connection, "test")
     await connection.execute("drop schema mailtrail, vault, analytics cascade")

@@ -23,7 +23,7 @@ FIREFOX = [("User-Agent", "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) G
 
 @pytest.fixture(scope="module")
 def served(service: Service) -> Iterator[Service]:
-    service.run("space", "create", "Shop", "--default", "person_based")
+    service.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
     service.run("event", "create", "newsletter", "--space", "Shop", "--by-permission")
     service.serve()
     yield service

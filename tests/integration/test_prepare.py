@@ -20,12 +20,13 @@ from app.sending.links import mint_link, read_message_id, reopen_message, start_
 from app.sending.minting import click_token, pixel_tokens
 from app.sending.prepare import Limits, Prepared, prepare
 from app.sending.sources import Document, Mail
-from app.store import keys, pool
+from app.store import events, keys, pool
 from app.store import settings as store
 from app.store.migrate import migrate
 from app.store.pool import Connection
 from app.tracking.fingerprints import SHOWN_RECIPIENTS
 from app.tracking.modes import Mode, Origin, Permission
+from app.tracking.settings import Notice
 from app.tracking.tokens import Kind, Token, _decode
 
 MAILS = Path(__file__).parents[1] / "mails"
@@ -40,9 +41,9 @@ HIDDEN = "https://shop.example (hidden until 5 recipients have had it)"
 async def shop(connection: Connection) -> Connection:
     """The space Shop, person_based, with the events news (inherits) and invoice (by permission)."""
     await migrate(connection)
-    space = await store.create_space(connection, WHO, "Shop", default="person_based")
-    await store.create_event(connection, WHO, space["id"], "news")
-    await store.create_event(connection, WHO, space["id"], "invoice", by_permission=True)
+    space = await store.create_space(connection, WHO, "Shop", default="person_based", acknowledged=[Notice.CONSENT])
+    await events.create_event(connection, WHO, space["id"], "news")
+    await events.create_event(connection, WHO, space["id"], "invoice", by_permission=True)
     return connection
 
 
@@ -159,8 +160,10 @@ OTHERS = {
 async def other_dispatch(shop: Connection, different: str) -> Dispatch:
     """One that differs in this and, as mailings belong to events and events to spaces, in what follows from it."""
     if different == "space":
-        space = await store.create_space(shop, WHO, "Other", default="person_based", url="https://other.example")
-        await store.create_event(shop, WHO, space["id"], "news")
+        space = await store.create_space(
+            shop, WHO, "Other", default="person_based", acknowledged=[Notice.CONSENT], url="https://other.example"
+        )
+        await events.create_event(shop, WHO, space["id"], "news")
     return await dispatch_to(shop, **OTHERS[different])
 
 
@@ -706,7 +709,7 @@ async def test_a_message_id_is_lowered_by_the_settings_and_never_raised(shop: Co
     quiet = (await start_message(shop, dispatch, SETTINGS)).message_id
     lowered = (await reopen_message(shop, talkative, SETTINGS)).message
     assert (Mode.ANONYMIZED, None) == (lowered.ceiling, lowered.recipient)
-    await store.change_space(shop, WHO, dispatch.space, default="person_based")
+    await store.change_space(shop, WHO, dispatch.space, default="person_based", acknowledged=[Notice.CONSENT])
     assert Mode.PERSON_BASED is (await reopen_message(shop, talkative, SETTINGS)).message.ceiling
     assert Mode.ANONYMIZED is (await reopen_message(shop, quiet, SETTINGS)).message.ceiling
     await store.delete_space(shop, WHO, dispatch.space)

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from app.store import events
 from app.store import settings as store
 from app.store.day_keys import keep_day_keys
 from app.store.migrate import migrate
@@ -74,7 +75,7 @@ async def shop(connection: Connection) -> Connection:
     """A space with one mailing and its hits, some of every kind."""
     await migrate(connection)
     space = (await store.create_space(connection, "test", "Shop"))["id"]
-    event = (await store.create_event(connection, "test", space, "newsletter", by_permission=True))["id"]
+    event = (await events.create_event(connection, "test", space, "newsletter", by_permission=True))["id"]
     mailing = (await store.create_mailing(connection, "test", space, event, "autumn"))["id"]
     await register_links(connection, mailing)
     for ceiling, messages in SENT.items():

@@ -47,7 +47,7 @@ def child(up: psutil.Process, command: str) -> psutil.Process | None:
 
 
 def send_and_click(alone: Service) -> None:
-    alone.run("space", "create", "Shop", "--default", "person_based")
+    alone.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
     alone.run("event", "create", "news", "--space", "Shop")
     link = (
         alone.run("link", "https://shop.example/", *CLICK_SETTINGS, "--permission", "granted").stdout.decode().strip()

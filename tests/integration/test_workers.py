@@ -35,7 +35,7 @@ def workers(service: Service) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def key(service: Service) -> Key:
     """The key of the one space; its event 1 is person-based."""
-    service.run("space", "create", "Shop", "--default", "person_based")
+    service.run("space", "create", "Shop", "--default", "person_based", "--acknowledge", "consent")
     ((number, space, secret),) = service.query("select id, space_id, secret from vault.token_keys")
     service.query("insert into mailtrail.events (space_id, id, name) values ($1, 1, 'newsletter')", space)
     return Key(number, space, secret)

@@ -28,8 +28,10 @@ def table_rows(document: str, cells: int) -> list[list[str]]:
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command that can be run, with its whole name; groups are only on the way to them."""
+    """Every command that can be run, with its whole name; most groups are only on the way to them."""
     if isinstance(command, click.Group):
+        if command.invoke_without_command:
+            yield " ".join(path), command
         for name, below in command.commands.items():
             yield from commands(below, *path, name)
     elif not command.hidden:

@@ -1,15 +1,24 @@
-"""The words that settings take, and what a recipient and a base of links may be."""
+"""The rules of a change: words, recipients, bases of links, what must be acknowledged, protected mode."""
+
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.errors import SettingsError
+from app.errors import EventProtected, NotAcknowledged, SettingsError
 from app.tracking.modes import Mode, Permission
 from app.tracking.settings import (
     MAX_RECIPIENT_BYTES,
+    Notice,
     ceiling,
+    check_acknowledged,
     check_base_url,
     check_recipient,
+    check_unprotected,
     event_by_permission,
+    is_protected,
+    notice,
+    notices_of_event,
+    notices_of_space,
     permission,
 )
 
@@ -96,3 +105,66 @@ def test_words() -> None:
 def test_other_words_are_refused_with_those_there_are(rule: object, word: str) -> None:
     with pytest.raises(SettingsError, match=r"is \w+[, ].* not '"):
         rule(word)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "needed"),
+    [
+        ((Mode.ANONYMIZED, Mode.OFF), (Mode.PERSON_BASED, Mode.OFF), [Notice.CONSENT]),
+        ((Mode.ANONYMIZED, Mode.OFF), (Mode.ANONYMIZED, Mode.PERSON_BASED), [Notice.CONSENT]),
+        ((Mode.PERSON_BASED, Mode.ANONYMIZED), (Mode.PERSON_BASED, Mode.PERSON_BASED), [Notice.CONSENT]),
+        ((Mode.PERSON_BASED, Mode.PERSON_BASED), (Mode.PERSON_BASED, Mode.PERSON_BASED), []),
+        ((Mode.PERSON_BASED, Mode.PERSON_BASED), (Mode.ANONYMIZED, Mode.OFF), []),
+        ((Mode.ANONYMIZED, Mode.OFF), (Mode.ANONYMIZED, Mode.ANONYMIZED), []),
+    ],
+)
+def test_who_begins_to_be_tracked_in_person_is_to_be_thought_of(
+    old: tuple[Mode, Mode], new: tuple[Mode, Mode], needed: list[Notice]
+) -> None:
+    assert needed == notices_of_space(old, new)
+
+
+@pytest.mark.parametrize("was", [False, True])
+@pytest.mark.parametrize("default", [Mode.ANONYMIZED, Mode.PERSON_BASED])
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("running", [False, True])
+def test_an_events_change_asks_for_what_it_brings_about(was: bool, default: Mode, blind: bool, running: bool) -> None:
+    def notices(becomes: bool) -> list[Notice]:
+        return notices_of_event(
+            was_by_permission=was,
+            by_permission=becomes,
+            default=default,
+            has_unknown_permission=blind,
+            is_running=running,
+        )
+
+    assert notices(was) == []
+    expected = []
+    if was and default is Mode.PERSON_BASED:
+        expected.append(Notice.CONSENT)
+    if not was and blind:
+        expected.append(Notice.NO_PERMISSION_FIELD)
+    if running:
+        expected.append(Notice.DISPATCH_RUNNING)
+    assert expected == notices(not was)
+
+
+def test_each_notice_that_is_needed_must_be_acknowledged() -> None:
+    check_acknowledged([], [])
+    check_acknowledged([Notice.CONSENT], list(Notice))
+    with pytest.raises(NotAcknowledged, match="a dispatch of this event is running") as refused:
+        check_acknowledged([Notice.CONSENT, Notice.DISPATCH_RUNNING], [Notice.CONSENT])
+    assert refused.value.notice == "dispatch_running"
+    assert notice("consent") is Notice.CONSENT
+    with pytest.raises(SettingsError, match="consent, no_permission_field, dispatch_running, not 'yes'"):
+        notice("yes")
+
+
+def test_protected_mode_is_left_until_a_time() -> None:
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    before, after = now - timedelta(seconds=1), now + timedelta(seconds=1)
+    assert [is_protected(None, None, now), is_protected(None, before, now)] == [False, False]
+    assert [is_protected(before, until, now) for until in (None, before, now, after)] == [True, True, True, False]
+    with pytest.raises(EventProtected, match="within 15 minutes"):
+        check_unprotected(before, None, now)
+    check_unprotected(before, after, now)

@@ -18,7 +18,7 @@ from ...errors import MailtrailError
 from ...sending.dispatch import find_dispatch
 from ...sending.prepare import prepare
 from ...sending.sources import read_source
-from ...store import migrate, pool
+from ...store import events, migrate, pool
 from ...store import settings as store
 from ...store.pool import Connection
 from ...store.queries import queries
@@ -83,7 +83,7 @@ async def play(settings: Settings, url: str) -> None:
 async def _ensure_event(connection: Connection) -> None:
     if SPACE not in [row["name"] for row in await store.list_spaces(connection)]:
         space = await store.create_space(connection, WHO, SPACE)
-        await store.create_event(connection, WHO, space["id"], EVENT, by_permission=True)
+        await events.create_event(connection, WHO, space["id"], EVENT, by_permission=True)
 
 
 async def _prepare(connection: Connection, settings: Settings, mailing: str, person: Person) -> tuple[int, str]:

@@ -1,0 +1,184 @@
+"""`admin`: pages and API for the settings, on a private port, and the people who may sign in there."""
+
+import signal
+import socket
+
+import click
+import structlog
+import uvicorn
+
+from .. import config
+from ..admin.application import application
+from ..collector.sockets import bind
+from ..config import Settings
+from ..errors import ConfigError
+from ..store import people
+from ..store import settings as store
+from ..store.pool import Connection, Database, Row
+from .context import in_database, who
+from .processes import (
+    call_when_parent_ends,
+    check_schema,
+    end_with_parent_option,
+    run_served,
+    settings_of_server,
+    url_even_if_down,
+)
+from .tables import json_option, show
+
+GRACEFUL_SECONDS = 5
+_log = structlog.get_logger()
+_password = "Ask for a password; without it they sign in once by a link and choose one."
+
+
+@click.group(invoke_without_command=True)
+@end_with_parent_option
+@click.pass_context
+def admin(context: click.Context, end_with_parent: bool) -> None:
+    """Run pages and API for the settings on MAILTRAIL_ADMIN_PORT; or manage who may sign in."""
+    if context.invoked_subcommand is None:
+        settings = settings_of_server()
+        run_served(_serve(settings, url_even_if_down(settings), end_with_parent))
+
+
+async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
+    await check_schema(url)
+    listening = listen(settings)
+    database = Database(url)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(settings, database),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+    )
+
+    def stop() -> None:
+        server.should_exit = True
+
+    if end_with_parent:
+        call_when_parent_ends(stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop())
+    _log.info("pages and API", url=address_of(settings, listening.getsockname()[1]))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        await database.close()
+
+
+def address_of(settings: Settings, port: int | None = None) -> str:
+    """Where a browser on this machine finds the pages."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.admin_host, settings.admin_host)
+    return (
+        f"http://[{host}]:{port or settings.admin_port}"
+        if ":" in host
+        else f"http://{host}:{port or settings.admin_port}"
+    )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket of pages and API; ConfigError if its address cannot be had."""
+    try:
+        return bind(settings.admin_host, settings.admin_port)
+    except OSError as error:
+        raise ConfigError(
+            f"MAILTRAIL_ADMIN_HOST, MAILTRAIL_ADMIN_PORT: cannot listen on {settings.admin_host}:{settings.admin_port}"
+            f" ({error.strerror or error}); choose another address or port, or end what uses it"
+        ) from None
+
+
+# --- people ----------------------------------------------------------------------------------------------------------
+
+
+@admin.command("create-user")
+@click.argument("name")
+@click.option("--role", type=click.Choice(people.ROLES), default="admin", show_default=True, help="What they may do.")
+@click.option("--space", metavar="NAME", help="The only space that they see; without it all.")
+@click.option("--password", "asks", is_flag=True, help=_password)
+def create_user(name: str, role: str, space: str | None, asks: bool) -> None:
+    """Let a person sign in; prints a link that signs them in once."""
+    password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if asks else None
+
+    async def create(connection: Connection) -> str | None:
+        found = space and (await store.find_space(connection, space))["id"]
+        row = await people.create_user(connection, who(), name, role, space=found or None, password=password)
+        return None if asks else await people.make_one_time_sign_in(connection, who(), row)
+
+    secret = in_database(create)
+    click.echo(f"{name} may sign in as {role}")
+    _tell_link(secret)
+
+
+@admin.command("sign-in")
+@click.argument("name")
+def sign_in(name: str) -> None:
+    """Print a link that signs a user in once, within an hour: for the first time, or a forgotten password."""
+
+    async def make(connection: Connection) -> str:
+        return await people.make_one_time_sign_in(connection, who(), await people.find_user(connection, name))
+
+    _tell_link(in_database(make))
+
+
+@admin.command("users")
+@json_option
+def list_users(as_json: bool) -> None:
+    """List who may sign in."""
+    show(
+        [_user_entry(row) for row in in_database(people.list_users)],
+        as_json=as_json,
+        none_yet="nobody may sign in yet; `mailtrail admin create-user NAME` lets somebody",
+    )
+
+
+@admin.command("change-user")
+@click.argument("name")
+@click.option("--role", type=click.Choice(people.ROLES), help="What they may do.")
+@click.option("--disable/--enable", "disabled", default=None, help="Whether they may sign in.")
+def change_user(name: str, role: str | None, disabled: bool | None) -> None:
+    """Change what a user may do, or whether they may sign in."""
+    if role is None and disabled is None:
+        raise click.UsageError("nothing is to be changed; give --role, --disable or --enable")
+
+    async def change(connection: Connection) -> Row:
+        found = await people.find_user(connection, name)
+        return await people.change_user(connection, who(), found["id"], role=role, disabled=disabled)
+
+    row = in_database(change)
+    click.echo(f"{row['name']}: {row['role']}, {'may not sign in' if row['disabled_at'] else 'may sign in'}")
+
+
+def _user_entry(row: Row) -> dict[str, object]:
+    return {
+        "name": row["name"],
+        "role": row["role"],
+        "space": row["space_name"],
+        "seen": row["seen_at"],
+        "disabled": row["disabled_at"] is not None,
+    }
+
+
+def _tell_link(secret: str | None) -> None:
+    if secret is not None:
+        click.echo(f"sign in once, within an hour: {address_of(config.load())}/sign-in/once/{secret}")
+
+
+async def first_sign_in(url: str, settings: Settings) -> str | None:
+    """The address that signs the first administrator in once; None if there is somebody already."""
+    database = Database(url, most=1)
+    try:
+        async with database.connection() as connection, connection.transaction():
+            await connection.execute("lock table vault.users in exclusive mode")
+            if await people.has_users(connection):
+                return None
+            row = await people.create_user(connection, "mailtrail up", "admin", "admin")
+            secret = await people.make_one_time_sign_in(connection, "mailtrail up", row)
+    finally:
+        await database.close()
+    return f"{address_of(settings)}/sign-in/once/{secret}"

@@ -1,0 +1,65 @@
+"""A real browser on the real pages: `mailtrail admin` as a process, Chromium through playwright."""
+
+import http.client
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from app.store import embedded
+from tests.browser.pages import Pages
+from tests.integration.service import free_port, until
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return embedded.start(Path(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(server_url: str, chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """The pages on a database of the module's own, with an administrator, an editor and a viewer."""
+    made = Pages.on(server_url, chromium, tmp_path_factory.mktemp("pages"), free_port())
+    try:
+        made.service.run("migrate")
+        made.make_people()
+        made.service.start("admin")
+        until(lambda: _is_alive(made.base), "pages", log=made.service.log)
+        yield made
+    finally:
+        made.close()
+
+
+def _is_alive(base: str) -> bool:
+    connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=5)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
