@@ -46,8 +46,11 @@ load: install ## Recipients as they behave, on a running server; USERS=50 TIME=6
 faults: install ## Break things under load and count hits; CYCLES=100 OF=kills
 	$(BIN)/python -m tests.faults.campaign --cycles $(CYCLES) $(if $(OF),--of $(OF))
 
+pictures: install ## Take the README's picture of the pages anew (needs Chromium)
+	$(BIN)/python -m tests.browser.pictures docs/images
+
 lock: ## Renew both lock files (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.lock
 
-.PHONY: help run install test check bench load faults lock
+.PHONY: help run install test check bench load faults pictures lock

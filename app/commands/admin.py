@@ -43,7 +43,7 @@ def admin(context: click.Context, end_with_parent: bool) -> None:
 
 async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
     await check_schema(url)
-    listening = listen(settings)
+    listening = _listen(settings)
     database = Database(url)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -82,7 +82,7 @@ def address_of(settings: Settings, port: int | None = None) -> str:
     )
 
 
-def listen(settings: Settings) -> socket.socket:
+def _listen(settings: Settings) -> socket.socket:
     """The socket of pages and API; ConfigError if its address cannot be had."""
     try:
         return bind(settings.admin_host, settings.admin_port)

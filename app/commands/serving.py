@@ -59,7 +59,7 @@ _workers = click.option(
 def up(plays_demo: bool, workers: int | None) -> None:
     """Run everything on one machine: database, collectors, shipper, pages and API. Ctrl-C stops it."""
     settings = settings_of_server(workers=workers)
-    _check_ports(settings)
+    _check_port(settings)
     url = url_even_if_down(settings) if settings.snapshot_file.exists() else pool.url_of(settings)
     sys.exit(run_served(_up(settings, url, plays_demo)))
 
@@ -96,7 +96,7 @@ async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
         _log.warning(f"{error}; starting without it")
         is_first = None
     environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
-    beside = [Child("admin", environment)] if settings.admin_port else []
+    beside = [Child("admin", environment, needed=False)] if settings.admin_port else []
     groups = [[*_collectors(settings, environment), *beside], [Child("ship", environment)]]
     watching = asyncio.create_task(_keep_database(settings))
     try:
@@ -261,8 +261,6 @@ def _telling_of_port(settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def _check_ports(settings: Settings) -> None:
-    """Tells at once, before anything is started, what collector and pages would tell later."""
+def _check_port(settings: Settings) -> None:
+    """Tells at once, before anything is started, what the collector would tell later."""
     _listen(settings).close()
-    if settings.admin_port:
-        admin.listen(settings).close()

@@ -1,8 +1,8 @@
 """Runs child processes of this program: starts them, starts them again when they die, and ends them in order.
 
-Invariants: a child never outlives its parent (it sees the end of a pipe); a child that refuses to start for a reason
-that a person must mend ends everything with its exit code instead of being tried for ever; connections that wait for
-a child that died are there for the next one, unless it dies again and others can answer in its place.
+Invariants: a child never outlives its parent (it sees the end of a pipe); a needed child that refuses to start for a
+reason that a person must mend ends everything with its exit code instead of being tried for ever; connections that wait
+for a child that died are there for the next one, unless it dies again and others can answer in its place.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ _log = structlog.get_logger()
 class Child:
     """One command of this program that is to be kept running, e.g. `ship`.
 
-    With a `listener` its descriptor is told by `--socket`; with a number among several, `worker`, by `--worker`.
+    With a `listener` its descriptor is told by `--socket`; with a number among several, `worker`, by `--worker`. One
+    that is not `needed` is tried for ever even if it refuses to start: the others have more important work.
     """
 
     def __init__(
@@ -40,11 +41,14 @@ class Child:
         environment: Mapping[str, str],
         listener: Listener | None = None,
         worker: int | None = None,
+        *,
+        needed: bool = True,
     ) -> None:
         numbered = () if worker is None else ("--worker", str(worker))
         self._arguments = (sys.executable, "-m", _PROGRAM, command, *numbered, "--end-with-parent")
         self._environment = dict(environment)
         self._listener = listener
+        self._needed = needed
         self._process: asyncio.subprocess.Process | None = None
         self._log = _log.bind(process=command, **({} if worker is None else {"worker": worker}))
 
@@ -58,7 +62,7 @@ class Child:
             # Who ends well was asked to by a person, however often: what waits at its socket is the next one's.
             if ended == 0 or time.monotonic() - started > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            elif is_first and ended in _REFUSALS:
+            elif is_first and self._needed and ended in _REFUSALS:
                 return ended
             is_first = False
             if delay > FIRST_DELAY_SECONDS:

@@ -48,13 +48,13 @@ def pages(server_url: str, chromium: Browser, tmp_path_factory: pytest.TempPathF
         made.service.run("migrate")
         made.make_people()
         made.service.start("admin")
-        until(lambda: _is_alive(made.base), "pages", log=made.service.log)
+        until(lambda: is_alive(made.base), "pages", log=made.service.log)
         yield made
     finally:
         made.close()
 
 
-def _is_alive(base: str) -> bool:
+def is_alive(base: str) -> bool:
     connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=5)
     try:
         connection.request("GET", "/livez")

@@ -37,15 +37,6 @@ def _answers(pages: Service) -> bool:
         return False
 
 
-def test_a_port_that_is_taken_is_told_before_anything_starts(private: Service) -> None:
-    with socket.create_server(("127.0.0.1", int(private.settings["MAILTRAIL_ADMIN_PORT"]))):
-        for command in ("admin", "up"):
-            done = private.run(command, check=False)
-            (line,) = done.stderr.decode().splitlines()
-            assert done.returncode == 2
-            assert "MAILTRAIL_ADMIN_PORT: cannot listen on 127.0.0.1" in line
-
-
 def test_people_are_made_listed_and_shut_out(private: Service) -> None:
     private.run("space", "create", "Shop")
     made = private.run("admin", "create-user", "max", "--role", "editor", "--space", "Shop").stdout.decode()
@@ -66,6 +57,24 @@ def test_people_are_made_listed_and_shut_out(private: Service) -> None:
         done = private.run("admin", *arguments, check=False)
         assert done.returncode != 0
         assert reason in done.stderr.decode()
+
+
+def test_a_port_that_is_taken_is_told_and_costs_no_recipient_the_redirect(private: Service) -> None:
+    port = int(private.settings["MAILTRAIL_ADMIN_PORT"])
+    told = "MAILTRAIL_ADMIN_PORT: cannot listen on 127.0.0.1"
+    with socket.create_server(("127.0.0.1", port)):
+        done = private.run("admin", check=False)
+        (line,) = done.stderr.decode().splitlines()
+        assert done.returncode == 2
+        assert told in line
+        up = private.start("up")
+        private.wait_ready()
+        until(lambda: told in private.log.read_text(), "the trouble is told")
+        assert private.get("/livez").status == 200
+    pages = Service(private.directory, private.database_url, port)
+    until(lambda: _answers(pages), "the pages answer once they can", log=private.log)
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(40) == 0
 
 
 def test_up_prints_the_address_and_a_sign_in_once(tmp_path: Path) -> None:
