@@ -48,7 +48,7 @@ async def api_key_of(connection: Connection, secret: str) -> Row | None:
     if not secret.startswith(PREFIX):
         return None
     row = await connection.fetchrow(_SQL["find"], digest(secret))
-    if row is not None:
+    if row is not None and row["is_use_due"]:
         await connection.execute(_SQL["use"], row["id"])
     return row
 

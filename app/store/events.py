@@ -42,7 +42,7 @@ async def page_of_events(
     archived: bool = False,
     limit: int = 50,
 ) -> list[Row]:
-    """A space's events by name, from behind (name, id) on; each says whether a dispatch of it is running."""
+    """A space's events by name, from behind (name, id) on, without definitions; each says whether it is being sent."""
     name, number = after or (None, None)
     return await connection.fetch(_SQL["page"], space, name, number, contains, archived, HEARTBEAT, limit)
 
@@ -75,7 +75,7 @@ async def get_event(connection: Connection, space: int, event: int) -> Row:
 
 
 async def show_event(connection: Connection, space: int, event: int) -> Row:
-    """An event with whether a dispatch of it is running; NotFound without a word about others."""
+    """An event as pages of events have it; NotFound without a word about others."""
     row = await connection.fetchrow(_SQL["shown"], space, event, HEARTBEAT)
     if row is None:
         raise NotFound("there is no such event")
@@ -203,6 +203,7 @@ async def _notices(connection: Connection, old: Row, by_permission: bool, define
         was_by_permission=old["by_permission"],
         by_permission=by_permission,
         default=Mode.from_label(space["default_mode"]),
+        had_unknown_permission=old["definition"] is not None and old["permission_field"] is None,
         has_unknown_permission=definition is not None and permission_field is None,
         is_running=bool(await running_dispatches(connection, old["space_id"], old["id"])),
     )

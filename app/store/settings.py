@@ -385,7 +385,7 @@ async def override_link(
         old = await _link(connection, mailing, number)
         await connection.execute(_SQL["override_link"], mailing, number, destination)
         action = "link switched off" if destination is None else "link corrected"
-        await audit(connection, who, action, space, f"{mailing:x}/{number}", old["destination"], destination)
+        await audit(connection, who, action, space, f"{mailing:012x}/{number}", old["destination"], destination)
 
 
 async def restore_link(connection: Connection, who: str, space: int, mailing: int, number: int) -> None:
@@ -393,7 +393,7 @@ async def restore_link(connection: Connection, who: str, space: int, mailing: in
     async with connection.transaction():
         old = await _link(connection, mailing, number)
         await connection.execute(_SQL["restore_link"], mailing, number)
-        await audit(connection, who, "link restored", space, f"{mailing:x}/{number}", old["destination"])
+        await audit(connection, who, "link restored", space, f"{mailing:012x}/{number}", old["destination"])
 
 
 async def _link(connection: Connection, mailing: int, number: int) -> Row:

@@ -83,20 +83,24 @@ def notices_of_space(old: tuple[Mode, Mode], new: tuple[Mode, Mode]) -> list[Not
 
 
 def notices_of_event(
-    *, was_by_permission: bool, by_permission: bool, default: Mode, has_unknown_permission: bool, is_running: bool
+    *,
+    was_by_permission: bool,
+    by_permission: bool,
+    default: Mode,
+    had_unknown_permission: bool,
+    has_unknown_permission: bool,
+    is_running: bool,
 ) -> list[Notice]:
-    """What to acknowledge before an event's tracking changes; nothing where it stays.
+    """What to acknowledge before an event's tracking or its definition changes; nothing where both stay.
 
     `has_unknown_permission`: the event has a definition, and that names no field with the permission.
     """
-    if was_by_permission == by_permission:
-        return []
     found = []
-    if not by_permission and default is Mode.PERSON_BASED:
+    if was_by_permission and not by_permission and default is Mode.PERSON_BASED:
         found.append(Notice.CONSENT)
-    if by_permission and has_unknown_permission:
+    if by_permission and has_unknown_permission and not (was_by_permission and had_unknown_permission):
         found.append(Notice.NO_PERMISSION_FIELD)
-    if is_running:
+    if is_running and was_by_permission != by_permission:
         found.append(Notice.DISPATCH_RUNNING)
     return found
 

@@ -9,13 +9,13 @@ order by keys.created_at desc, keys.id;
 insert into vault.api_keys (id, secret_hash, name, scopes, space_id, created_by) values ($1, $2, $3, $4, $5, $6)
 on conflict do nothing returning *;
 
--- find: by the hash of its secret, while it is good
-select keys.* from vault.api_keys as keys left join mailtrail.spaces as spaces on spaces.id = keys.space_id
+-- find: by the hash of its secret, while it is good, and whether its use is to be noted
+select keys.*, coalesce(last_used_at < now() - interval '1 minute', true) as is_use_due
+from vault.api_keys as keys left join mailtrail.spaces as spaces on spaces.id = keys.space_id
 where keys.secret_hash = $1 and keys.revoked_at is null and spaces.deleted_at is null;
 
--- use: noted once a minute
-update vault.api_keys set last_used_at = now()
-where id = $1 and (last_used_at is null or last_used_at < now() - interval '1 minute');
+-- use: noted now
+update vault.api_keys set last_used_at = now() where id = $1;
 
 -- revoke: at once and for good
 update vault.api_keys set revoked_at = now()

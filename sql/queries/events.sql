@@ -1,5 +1,7 @@
--- page: of one space, by name; only what contains a text, without the archived unless asked for
-select events.*, running.id is not null as is_running
+-- page: of one space, by name; only what contains a text, without the archived unless asked for; definitions are large
+select events.id, events.space_id, events.name, events.by_permission, events.created_at, events.revision, events.active_since,
+    events.unprotected_until, events.archived_at, events.type_id, events.permission_field,
+    running.id is not null as is_running
 from mailtrail.events as events
 left join lateral (
     select id from mailtrail.dispatches
@@ -27,12 +29,14 @@ order by name = $2 desc limit 1;
 -- one: by its id
 select * from mailtrail.events where space_id = $1 and id = $2;
 
--- shown: one by its id, with whether a dispatch of it is running
-select events.*, exists (
-    select from mailtrail.dispatches
-    where dispatches.space_id = events.space_id and dispatches.event_id = events.id
-        and ended_at is null and heartbeat_at > now() - $3::interval
-) as is_running
+-- shown: one by its id, as pages have it
+select events.id, events.space_id, events.name, events.by_permission, events.created_at, events.revision, events.active_since,
+    events.unprotected_until, events.archived_at, events.type_id, events.permission_field,
+    exists (
+        select from mailtrail.dispatches
+        where dispatches.space_id = events.space_id and dispatches.event_id = events.id
+            and ended_at is null and heartbeat_at > now() - $3::interval
+    ) as is_running
 from mailtrail.events as events
 where space_id = $1 and id = $2;
 

@@ -127,6 +127,7 @@ def tracked_link(
     permission: Permission = Permission.GRANTED,
     recipient: str = "4711",
     destination: str = "https://shop.example/jackets?cid=4711",
+    origin: Origin = Origin.EVENT,
 ) -> str:
     """A link as a sender mints it with the space's key."""
     ring = pages.in_database(lambda each: keys.key_ring(each, space))
@@ -134,7 +135,7 @@ def tracked_link(
         space=space,
         event=event,
         mailing=mailing,
-        origin=Origin.EVENT,
+        origin=origin,
         ceiling=ceiling,
         permission=permission,
         issue_day=date(2026, 11, 24),
@@ -161,9 +162,11 @@ class Intruder:
     def get(self, path: str) -> httpx2.Response:
         return self._client.get(path)
 
-    def post(self, path: str, *, with_token: bool = True, **fields: str) -> httpx2.Response:
+    def post(
+        self, path: str, *, with_token: bool = True, headers: dict[str, str] | None = None, **fields: str
+    ) -> httpx2.Response:
         token = {"form_token": self._token} if with_token else {}
-        return self._client.post(path, data=token | fields)
+        return self._client.post(path, data=token | fields, headers=headers)
 
     def close(self) -> None:
         self._client.close()

@@ -245,6 +245,22 @@ def test_wrong_definition_says_where(pages: Pages, xml: str, english: str, germa
         expect(page.get_by_role("alert")).to_contain_text(german)
 
 
+def test_definition_that_loses_the_permission_is_warned_of(pages: Pages) -> None:
+    space = pages.make_space("Loses")
+    event = pages.make_event(space, "Parcel", by_permission=True, definition=WITH_PERMISSION)
+    blind = WITHOUT_PERMISSION.replace(b"parcel_notice", b"order_confirmation").decode()
+    with pages.browsing("editor") as page:
+        page.goto(event_path(space, event))
+        _definition(page).get_by_label("Or paste the XML").fill(blind)
+        page.get_by_role("button", name="Save definition").click()
+        expect(page.get_by_role("alert")).to_contain_text("Nothing was saved yet.")
+        assert "Customer.Tracking" == pages.event(space, event)["permission_field"]
+        _definition(page).get_by_role("checkbox", name="I have read this; everyone is to be anonymized.").check()
+        page.get_by_role("button", name="Save definition").click()
+        expect(page.get_by_role("status")).to_have_text("The definition is saved.")
+    assert pages.event(space, event)["permission_field"] is None
+
+
 def test_pasted_text_keeps_its_letters_whatever_its_declaration_says(pages: Pages) -> None:
     space = pages.make_space("Umlaute")
     event = pages.make_event(space, "Order")

@@ -265,7 +265,7 @@ def test_a_link_is_corrected_switched_off_and_undone(pages: Pages) -> None:
         ("https://shop.example/{", "A parameter is written as its name in braces"),
         ("https:///", "names no host"),
         ("https://shop.example/" + "a" * 9_000, "at most 8192 are possible"),
-        ("https://shop.example/a\0b", "NUL"),
+        ("https://shop.example/a\0b", "a character in it that is none"),
     ],
 )
 def test_what_is_no_address_comes_back_at_its_field(

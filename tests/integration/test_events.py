@@ -166,7 +166,10 @@ async def test_permission_tracking_without_a_field_for_it_is_warned_of(connectio
     with pytest.raises(NotAcknowledged, match="everyone will be anonymized") as asked:
         await change(connection, event, by_permission=True)
     assert asked.value.notice == "no_permission_field"
-    await change(connection, event, by_permission=True, definition=definition())  # now there is one
+    event = await change(connection, event, by_permission=True, definition=definition())  # now there is one
+    with pytest.raises(NotAcknowledged):
+        await change(connection, event, definition=blind)
+    await change(connection, event, definition=blind, acknowledged=[Notice.NO_PERMISSION_FIELD])
     with pytest.raises(NotAcknowledged):
         await events.create_event(
             connection, WHO, shop["id"], "o2", by_permission=True, definition=definition("o2", tracking=False)

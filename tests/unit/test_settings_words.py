@@ -134,6 +134,7 @@ def test_an_events_change_asks_for_what_it_brings_about(was: bool, default: Mode
             was_by_permission=was,
             by_permission=becomes,
             default=default,
+            had_unknown_permission=blind,
             has_unknown_permission=blind,
             is_running=running,
         )
@@ -147,6 +148,14 @@ def test_an_events_change_asks_for_what_it_brings_about(was: bool, default: Mode
     if running:
         expected.append(Notice.DISPATCH_RUNNING)
     assert expected == notices(not was)
+
+
+@pytest.mark.parametrize("had", [False, True])
+def test_a_definition_that_loses_the_permission_is_to_be_thought_of(had: bool) -> None:
+    state = {"was_by_permission": True, "by_permission": True, "had_unknown_permission": had, "is_running": True}
+    needed = [] if had else [Notice.NO_PERMISSION_FIELD]
+    assert needed == notices_of_event(default=Mode.PERSON_BASED, has_unknown_permission=True, **state)
+    assert [] == notices_of_event(default=Mode.PERSON_BASED, has_unknown_permission=False, **state)
 
 
 def test_each_notice_that_is_needed_must_be_acknowledged() -> None:

@@ -1,6 +1,7 @@
 """Events: how they track, their definitions, and protected mode."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -66,7 +67,7 @@ class Event(BaseModel):
             id=short_id(row["id"]),
             name=row["name"],
             tracking="permission" if row["by_permission"] else "inherit",
-            effective=_effective(space, row),
+            effective=_effective(space["default_mode"], space["relay_mode"], row["by_permission"]),
             protected=is_protected(row["active_since"], row["unprotected_until"], datetime.now(UTC)),
             unprotected_until=row["unprotected_until"],
             active_since=row["active_since"],
@@ -79,10 +80,11 @@ class Event(BaseModel):
         )
 
 
-def _effective(space: Row, row: Row) -> Effective:
-    tenant = modes.Space(modes.Mode.from_label(space["default_mode"]), modes.Mode.from_label(space["relay_mode"]))
+@cache
+def _effective(default_mode: str, relay_mode: str, by_permission: bool) -> Effective:
+    tenant = modes.Space(modes.Mode.from_label(default_mode), modes.Mode.from_label(relay_mode))
     (granted, rule), (otherwise, _) = (
-        modes.decide(modes.Origin.EVENT, tenant, modes.Event(row["by_permission"]), permission)
+        modes.decide(modes.Origin.EVENT, tenant, modes.Event(by_permission), permission)
         for permission in (modes.Permission.GRANTED, modes.Permission.UNKNOWN)
     )
     return Effective(mode=ByPermission(granted=granted.label, otherwise=otherwise.label), because=rule.value)
@@ -204,15 +206,17 @@ async def enter_protected_mode(visit: Writing, space: str, event: str) -> Respon
 )
 async def get_definition(visit: Reading, space: str, event: str) -> Response:
     """An event's XML."""
-    row = await visit.space(space)
-    shown = await store.show_event(visit.connection, row["id"], read_short_id(event, "event"))
-    if shown["definition"] is None:
+    row, number = await visit.space(space), read_short_id(event, "event")
+    async with visit.connection.transaction(isolation="repeatable_read", readonly=True):
+        shown = await _shown(visit, row, number)
+        definition = (await store.get_event(visit.connection, row["id"], number))["definition"]
+    if definition is None:
         raise NotFound("the event has no definition; put one")
     headers = {
-        "etag": etag_of(Event.of(row, shown), shown["revision"]),
+        "etag": etag_of(shown, shown.revision),
         "content-disposition": 'attachment; filename="event.xml"',
     }
-    return Response(shown["definition"], headers=headers, media_type="application/xml")
+    return Response(definition, headers=headers, media_type="application/xml")
 
 
 @router.put(

@@ -136,7 +136,7 @@ def entry_of(row: Row, names: Mapping[int, str]) -> Entry:
         space=row["space_id"],
         space_name=row["space_name"],
         changes=_changes(row, old, new),
-        acknowledged=acknowledged if isinstance(acknowledged, list) else [acknowledged],
+        acknowledged=[str(each) for each in acknowledged] if isinstance(acknowledged, list) else [str(acknowledged)],
         link=link,
         mailing="" if mailing is None else names.get(mailing, f"{mailing:012x}"),
         path=path_of_mailing(row["space_id"], mailing) if is_known and mailing is not None else "",
@@ -166,5 +166,5 @@ def _changes(row: Row, old: Any, new: Any) -> list[Change]:
 
 
 def _stored(state: Any, field: str = "") -> Any:
-    is_plain = state is None or isinstance(state, str | bool) or field == "scopes"
-    return state if is_plain else orjson.dumps(state).decode()
+    is_words = field == "scopes" and isinstance(state, list) and all(isinstance(each, str) for each in state)
+    return state if is_words or state is None or isinstance(state, str | bool) else orjson.dumps(state).decode()
