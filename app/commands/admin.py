@@ -8,7 +8,6 @@ import structlog
 import uvicorn
 
 from .. import config
-from ..admin.application import application
 from ..collector.sockets import bind
 from ..config import Settings
 from ..errors import ConfigError
@@ -42,6 +41,9 @@ def admin(context: click.Context, end_with_parent: bool) -> None:
 
 
 async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
+    # FastAPI and templates take a second to import, in which no worker that starts anew would answer.
+    from ..admin.application import application
+
     await check_schema(url)
     listening = _listen(settings)
     database = Database(url)

@@ -6,8 +6,8 @@ Invariant: a secret is given out once, when it is made; a change of who may do w
 import asyncio
 import secrets
 from datetime import UTC, datetime, timedelta
-
-import argon2
+from functools import cache
+from typing import TYPE_CHECKING
 
 from ..errors import NotFound, SettingsError, SignInRefused
 from ..tracking.settings import check_name
@@ -15,6 +15,9 @@ from .audit import audit
 from .credentials import digest, new_secret
 from .pool import Connection, Row, existing
 from .queries import queries
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
 
 _SQL = queries("people")
 ROLES = ("admin", "editor", "viewer")
@@ -25,10 +28,6 @@ LONGEST_SESSION = timedelta(days=7)
 ONE_TIME = timedelta(hours=1)
 MAX_FAILURES = 5
 FAILURES_FORGOTTEN = timedelta(minutes=15)
-
-_hasher = argon2.PasswordHasher()
-_NOBODY = _hasher.hash(secrets.token_hex())
-"""Checked for names that nobody has, so that time does not tell which names there are."""
 
 
 # --- people ----------------------------------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ async def _hash(password: str) -> str:
         raise SettingsError(
             f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters", field="password"
         )
-    return await asyncio.to_thread(_hasher.hash, password)
+    return await asyncio.to_thread(_hasher().hash, password)
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------
@@ -125,14 +124,14 @@ async def sign_in(connection: Connection, name: str, password: str) -> str:
         raise SignInRefused("too many attempts for this name; wait a quarter of an hour")
     row = await connection.fetchrow(_SQL["user"], name)
     may = row is not None and row["disabled_at"] is None and row["password_hash"] is not None
-    hashed = row["password_hash"] if row is not None and may else _NOBODY
+    hashed = row["password_hash"] if row is not None and may else await asyncio.to_thread(_hash_of_nobody)
     if not await asyncio.to_thread(_verify, hashed, password[: MAX_PASSWORD_LENGTH + 1]) or row is None or not may:
         await connection.execute(_SQL["add_failure"], name)
         raise SignInRefused("name or password is wrong")
     async with connection.transaction():
         await connection.execute(_SQL["forget_failures"], name)
-        if _hasher.check_needs_rehash(hashed):
-            await connection.execute(_SQL["set_password"], row["id"], await asyncio.to_thread(_hasher.hash, password))
+        if _hasher().check_needs_rehash(hashed):
+            await connection.execute(_SQL["set_password"], row["id"], await asyncio.to_thread(_hasher().hash, password))
         return await _begin_session(connection, row)
 
 
@@ -184,7 +183,22 @@ async def _begin_session(connection: Connection, user: Row) -> str:
 
 
 def _verify(hashed: str, password: str) -> bool:
+    from argon2.exceptions import VerifyMismatchError
+
     try:
-        return _hasher.verify(hashed, password)
-    except argon2.exceptions.VerifyMismatchError:
+        return _hasher().verify(hashed, password)
+    except VerifyMismatchError:
         return False
+
+
+@cache
+def _hasher() -> "PasswordHasher":
+    from argon2 import PasswordHasher  # not where nobody signs in: every command and worker imports this module
+
+    return PasswordHasher()
+
+
+@cache
+def _hash_of_nobody() -> str:
+    """Checked for names that nobody has, so that time does not tell which names there are."""
+    return _hasher().hash(secrets.token_hex())
