@@ -30,7 +30,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return embedded.start(Path(tmp_path_factory.mktemp("data")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright's event loop runs as long as it lives, and other tests run their own
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"there is no Chromium at {CHROMIUM}")

@@ -55,6 +55,7 @@ def test_default_needs_the_consent_and_says_how_many_events_follow(pages: Pages)
         expect(page.get_by_role("status")).to_have_text("The default is saved: person-based. 2 events follow it.")
         expect(_row(page, "Invoice")).to_contain_text("Person-based, by the space's default")
         expect(_row(page, "Newsletter")).to_contain_text("By permission: person-based if granted, else anonymized")
+        expect(_row(page, "Newsletter")).not_to_contain_text("No permission field")  # it has no definition at all
     assert "person_based" == pages.space(space)["default_mode"]
     (entry,) = pages.query("select * from mailtrail.audit where action = 'space changed' and space_id = $1", space)
     assert "user:editor" == entry["who"]
@@ -315,6 +316,11 @@ def test_switching_an_event_from_the_list(pages: Pages) -> None:
         _row(page, "Parcel").get_by_role("button", name="Switch on").click()
         expect(page.get_by_role("region", name="Tracking", exact=True)).to_contain_text("Everyone will be anonymized")
         assert not pages.event(space, blind)["by_permission"]
+        page.get_by_label("I have read this; everyone is to be anonymized.").check()
+        page.get_by_role("button", name="Save tracking").click()
+        expect(page.get_by_role("status")).to_have_text("The event's tracking is saved.")
+        _tracking(page, space)
+        expect(_row(page, "Parcel")).to_contain_text("No permission field: everyone is anonymized")
 
         _tracking(page, space)
         expect(_row(page, "Sent")).to_contain_text("Protected")
