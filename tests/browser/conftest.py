@@ -12,7 +12,10 @@ from app.store import embedded
 from tests.browser.pages import Pages
 from tests.integration.service import free_port, until
 
-CHROMIUM = Path("/usr/bin/chromium")
+_PROGRAMS = [Path("/usr/bin", name) for name in ("chromium-headless-shell", "chromium")]
+CHROMIUM = next((program for program in _PROGRAMS if program.exists()), _PROGRAMS[-1])
+"""The shell is the same engine without a desktop's browser around it, and four times as fast to open a page."""
+
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",
@@ -33,7 +36,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")  # playwright's event loop runs as long as it lives, and other tests run their own
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+        pytest.skip("there is no Chromium; install Debian's chromium-headless-shell")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield browser
