@@ -34,9 +34,14 @@ _DATABASE_SCHEMES = ("postgresql", "postgres")
 _HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
 
 
+def local_url(host: str, port: int) -> str:
+    """Where a program on this machine reaches what listens on this address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _own_url(earlier: dict[str, Any]) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(earlier["host"], earlier["host"])
-    return f"http://[{host}]:{earlier['port']}" if ":" in host else f"http://{host}:{earlier['port']}"
+    return local_url(earlier["host"], earlier["port"])
 
 
 class Settings(BaseSettings):

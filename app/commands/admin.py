@@ -1,7 +1,6 @@
 """`admin`: pages and API for the settings, on a private port, and the people who may sign in there."""
 
 import signal
-import socket
 
 import click
 import structlog
@@ -10,7 +9,6 @@ import uvicorn
 from .. import config
 from ..collector.sockets import bind
 from ..config import Settings
-from ..errors import ConfigError
 from ..store import people
 from ..store import settings as store
 from ..store.pool import Connection, Database, Row
@@ -21,6 +19,7 @@ from .processes import (
     end_with_parent_option,
     run_served,
     settings_of_server,
+    telling_of_port,
     url_even_if_down,
 )
 from .tables import json_option, show
@@ -45,7 +44,8 @@ async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
     from ..admin.application import application
 
     await check_schema(url)
-    listening = _listen(settings)
+    with telling_of_port("ADMIN_", settings.admin_host, settings.admin_port):
+        listening = bind(settings.admin_host, settings.admin_port)
     database = Database(url)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -76,23 +76,7 @@ async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
 
 def address_of(settings: Settings, port: int | None = None) -> str:
     """Where a browser on this machine finds the pages."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.admin_host, settings.admin_host)
-    return (
-        f"http://[{host}]:{port or settings.admin_port}"
-        if ":" in host
-        else f"http://{host}:{port or settings.admin_port}"
-    )
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """The socket of pages and API; ConfigError if its address cannot be had."""
-    try:
-        return bind(settings.admin_host, settings.admin_port)
-    except OSError as error:
-        raise ConfigError(
-            f"MAILTRAIL_ADMIN_HOST, MAILTRAIL_ADMIN_PORT: cannot listen on {settings.admin_host}:{settings.admin_port}"
-            f" ({error.strerror or error}); choose another address or port, or end what uses it"
-        ) from None
+    return config.local_url(settings.admin_host, port or settings.admin_port)
 
 
 # --- people ----------------------------------------------------------------------------------------------------------
@@ -173,7 +157,7 @@ def _tell_link(secret: str | None) -> None:
 
 async def first_sign_in(url: str, settings: Settings) -> str | None:
     """The address that signs the first administrator in once; None if there is somebody already."""
-    database = Database(url, most=1)
+    database = Database(url, most=1)  # a connection that is lost on the way is StoreUnavailable, too
     try:
         async with database.connection() as connection, connection.transaction():
             await connection.execute("lock table vault.users in exclusive mode")

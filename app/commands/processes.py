@@ -1,8 +1,9 @@
 """What commands that serve share: their settings, a schema that fits, and the end with their parent."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import uvloop
 
 from .. import config, logs
 from ..config import Settings
-from ..errors import StoreUnavailable
+from ..errors import ConfigError, StoreUnavailable
 from ..store import embedded, migrate, pool
 
 _log = structlog.get_logger()
@@ -41,6 +42,18 @@ async def check_schema(url: str) -> None:
             await migrate.check(connection)
     except StoreUnavailable as error:
         _log.warning(f"{error}; waiting for it")
+
+
+@contextlib.contextmanager
+def telling_of_port(of: str, host: str, port: int) -> Iterator[None]:
+    """ConfigError if an address cannot be had; `of` is what its settings' names begin with, e.g. `ADMIN_`."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"MAILTRAIL_{of}HOST, MAILTRAIL_{of}PORT: cannot listen on {host}:{port}"
+            f" ({error.strerror or error}); choose another address or port, or end what uses it"
+        ) from None
 
 
 def run_served(work: Coroutine[Any, Any, Any]) -> Any:

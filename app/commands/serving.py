@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import asyncpg
@@ -25,7 +25,7 @@ from ..collector.runtime import CollectorRuntime
 from ..collector.server import CollectorServer
 from ..collector.sockets import bind, listeners
 from ..config import Settings
-from ..errors import ConfigError, MailtrailError, StoreUnavailable
+from ..errors import MailtrailError, StoreUnavailable
 from ..metrics import Metrics
 from ..shipper.ship import Shipper
 from ..store import embedded, pool
@@ -37,6 +37,7 @@ from .processes import (
     end_with_parent_option,
     run_served,
     settings_of_server,
+    telling_of_port,
     url_even_if_down,
 )
 from .supervisor import Child, supervise
@@ -118,7 +119,7 @@ async def _install(settings: Settings, url: str) -> bool:
 def _collectors(settings: Settings, environment: Mapping[str, str]) -> list[Child]:
     """A collector for each worker, to be supervised; the sockets listen already."""
     number = _number_of_workers(settings)
-    with _telling_of_port(settings):
+    with telling_of_port("", settings.host, settings.port):
         made = listeners(settings.host, settings.port, number)
     if number == 1:
         return [Child("collect", environment, made[0])]
@@ -246,19 +247,8 @@ def _take_socket(descriptor: int) -> socket.socket:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    with _telling_of_port(settings):
+    with telling_of_port("", settings.host, settings.port):
         return bind(settings.host, settings.port)
-
-
-@contextlib.contextmanager
-def _telling_of_port(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"MAILTRAIL_HOST, MAILTRAIL_PORT: cannot listen on {settings.host}:{settings.port}"
-            f" ({error.strerror or error}); choose another address or port, or end what uses it"
-        ) from None
 
 
 def _check_port(settings: Settings) -> None:
