@@ -5,39 +5,51 @@ traceback.
 """
 
 import sys
+from importlib import import_module
 
 import asyncpg
 import click
 
 from . import __version__
-from .commands import admin, demo, doctor, keys, sending, serving, settings, setup, sql
 from .errors import MailtrailError
 
+_COMMANDS = {
+    "admin": "admin",
+    "collect": "collect",
+    "config": "setup",
+    "demo": "demo",
+    "doctor": "doctor",
+    "event": "settings",
+    "keys": "keys",
+    "link": "sending",
+    "mailing": "settings",
+    "migrate": "setup",
+    "rewrite": "sending",
+    "ship": "ship",
+    "space": "settings",
+    "sql": "sql",
+    "up": "up",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Loads a command's module when it is asked for: a worker must not start later for what it never uses."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = import_module(f".commands.{_COMMANDS[name]}", __package__)
+        command: click.Command = getattr(module, name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Tracks opens and clicks of e-mails, and records only what the settings allow."""
-
-
-for command in (
-    serving.up,
-    serving.collect,
-    serving.ship,
-    admin.admin,
-    setup.migrate,
-    settings.space,
-    settings.event,
-    settings.mailing,
-    keys.keys,
-    sending.rewrite,
-    sending.link,
-    sql.sql,
-    demo.demo,
-    doctor.doctor,
-    setup.show_config,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

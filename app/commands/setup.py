@@ -5,7 +5,7 @@ import json
 import click
 from rich.text import Text
 
-from .. import config
+from ..config import Settings, described, load
 from ..store import pool
 from ..store.installation import install
 from .context import run
@@ -15,15 +15,15 @@ from .tables import json_option, show_rows
 @click.command()
 def migrate() -> None:
     """Bring the database's schema to the one of this version."""
-    applied = run(_migrate(config.load()))
+    applied = run(_migrate(load()))
     click.echo(f"applied {', '.join(applied)}" if applied else "the schema is up to date")
 
 
-@click.command(name="config")
+@click.command()
 @json_option
-def show_config(as_json: bool) -> None:
+def config(as_json: bool) -> None:
     """Show every setting: its variable, its value here, its default, and what it does."""
-    rows = config.described(config.load())
+    rows = described(load())
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows], indent=2))
         return
@@ -33,6 +33,6 @@ def show_config(as_json: bool) -> None:
     )
 
 
-async def _migrate(settings: config.Settings) -> list[str]:
+async def _migrate(settings: Settings) -> list[str]:
     async with pool.connected(pool.url_of(settings)) as connection:
         return await install(connection, settings)
