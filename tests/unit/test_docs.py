@@ -27,13 +27,22 @@ def table_rows(document: str, cells: int) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row] for row in split if len(row) == cells]
 
 
+ANY_CONTEXT = click.Context(cli)
+
+
+def below(group: click.Group, name: str) -> click.Command:
+    command = group.get_command(ANY_CONTEXT, name)
+    assert command is not None
+    return command
+
+
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
     """Every command that can be run, with its whole name; most groups are only on the way to them."""
     if isinstance(command, click.Group):
         if command.invoke_without_command:
             yield " ".join(path), command
-        for name, below in command.commands.items():
-            yield from commands(below, *path, name)
+        for name in command.list_commands(ANY_CONTEXT):
+            yield from commands(below(command, name), *path, name)
     elif not command.hidden:
         yield " ".join(path), command
 
@@ -98,7 +107,7 @@ def test_command_lines_that_are_shown_can_be_read() -> None:
         command: click.Command = cli
         words = shlex.split(line)
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            command = command.commands[words.pop(0)]
+            command = below(command, words.pop(0))
         command.make_parser(click.Context(command)).parse_args(words)
 
 
