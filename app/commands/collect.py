@@ -21,12 +21,12 @@ from ..config import Settings
 from ..metrics import Metrics
 from .processes import (
     call_when_parent_ends,
-    end_with_parent_option,
     run_served,
     settings_of_server,
     telling_of_port,
     url_even_if_down,
 )
+from .reserve import Orders, await_orders
 from .supervisor import supervise
 from .workers import collectors, number_of_workers, workers_option
 
@@ -36,21 +36,21 @@ _log = structlog.get_logger()
 
 @click.command()
 @workers_option
-@end_with_parent_option
-@click.option("--socket", "descriptor", type=int, hidden=True)
-@click.option("--worker", type=int, hidden=True)
-def collect(workers: int | None, end_with_parent: bool, descriptor: int | None, worker: int | None) -> None:
+@click.option("--ordered", "is_ordered", is_flag=True, hidden=True, help="Wait on standard input for orders.")
+def collect(workers: int | None, is_ordered: bool) -> None:
     """Run collectors: answer links and pixels, write hits to the journal."""
-    settings = settings_of_server(workers=workers, worker=worker)
-    if descriptor is None and number_of_workers(settings) > 1:
+    orders = await_orders() if is_ordered else None
+    if is_ordered and orders is None:
+        return
+    settings = settings_of_server(workers=workers, worker=orders.worker if orders else None)
+    if orders is None and number_of_workers(settings) > 1:
         sys.exit(run_served(supervise([collectors(settings, os.environ)])))
-    listening = None if descriptor is None else _take_socket(descriptor)
-    run_served(_collect(settings, url_even_if_down(settings), end_with_parent, listening))
+    run_served(_collect(settings, url_even_if_down(settings), orders))
 
 
-async def _collect(settings: Settings, url: str, end_with_parent: bool, given: socket.socket | None) -> None:
+async def _collect(settings: Settings, url: str, orders: Orders | None) -> None:
     _allow_connections()
-    listening = given or _listen(settings)
+    listening = orders.listening if orders else _listen(settings)
     metrics = Metrics(settings.metrics_directory)
     room = Room(most_connections(), metrics)
     async with CollectorRuntime(settings, url, metrics) as runtime:
@@ -71,7 +71,7 @@ async def _collect(settings: Settings, url: str, end_with_parent: bool, given: s
         def stop() -> None:
             server.should_exit = True
 
-        if end_with_parent:
+        if orders:
             call_when_parent_ends(stop)
         # uvicorn repeats the signal when it has ended; the journal must be closed after that.
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,12 +94,6 @@ def _freeze() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _take_socket(descriptor: int) -> socket.socket:
-    """The listening socket that the supervisor handed over; processes that we start do not get it."""
-    os.set_inheritable(descriptor, False)
-    return socket.socket(fileno=descriptor)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -1,8 +1,7 @@
 """Runs child processes of this program: starts them, starts them again when they die, and ends them in order.
 
 Invariants: a child never outlives its parent (it sees the end of a pipe); a needed child that refuses to start for a
-reason that a person must mend ends everything with its exit code instead of being tried for ever; connections that wait
-for a child that died are there for the next one, unless it dies again and others can answer in its place.
+reason that a person must mend ends everything with its exit code instead of being tried for ever.
 """
 
 import asyncio
@@ -15,8 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
-
-from ..collector.sockets import Listener
 
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 5.0
@@ -31,76 +28,55 @@ _log = structlog.get_logger()
 class Child:
     """One command of this program that is to be kept running, e.g. `ship`.
 
-    With a `listener` its descriptor is told by `--socket`; with a number among several, `worker`, by `--worker`. One
-    that is not `needed` is tried for ever even if it refuses to start: the others have more important work.
+    One that is not `needed` is tried for ever even if it refuses to start: the others have more important work.
     """
 
-    def __init__(
-        self,
-        command: str,
-        environment: Mapping[str, str],
-        listener: Listener | None = None,
-        worker: int | None = None,
-        *,
-        needed: bool = True,
-    ) -> None:
-        numbered = () if worker is None else ("--worker", str(worker))
-        self._arguments = (sys.executable, "-m", _PROGRAM, command, *numbered, "--end-with-parent")
+    def __init__(self, command: str, environment: Mapping[str, str], *, needed: bool = True) -> None:
+        self._arguments = (sys.executable, "-m", _PROGRAM, command, "--end-with-parent")
         self._environment = dict(environment)
-        self._listener = listener
         self._needed = needed
         self._process: asyncio.subprocess.Process | None = None
-        self._log = _log.bind(process=command, **({} if worker is None else {"worker": worker}))
+        self._log = _log.bind(process=command)
 
     async def keep_running(self) -> int:
         """Until it refuses to start; gives its exit code."""
         delay = FIRST_DELAY_SECONDS
-        is_first = True
+        ended: int | None = None
         while True:
             started = time.monotonic()
-            ended = await self._run()
+            before, ended = ended, await self._run(after=ended)
             # Who ends well was asked to by a person, however often: what waits at its socket is the next one's.
             if ended == 0 or time.monotonic() - started > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            elif is_first and self._needed and ended in _REFUSALS:
+            elif before is None and self._needed and ended in _REFUSALS:
                 return ended
-            is_first = False
             if delay > FIRST_DELAY_SECONDS:
                 self._leave_to_others()
             self._log.error("a process ended; starting it again", ended=ended, seconds=delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY_SECONDS)
 
-    async def _run(self) -> int:
+    async def _run(self, after: int | None) -> int:
         """Until it ends; gives its exit code."""
         try:
-            self._process = await self._start()
+            self._process = await self._start(after)
         except OSError as error:  # the system is short of processes or descriptors
             self._log.error("a process could not be started", error=error.strerror)
             return os.EX_OSERR
         return await self._process.wait()
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        descriptors = () if self._listener is None else (self._listener.open(),)
+    async def _start(self, after: int | None) -> asyncio.subprocess.Process:
+        """Starts it; `after` is how the one before ended, None at first."""
         # A session of its own: Ctrl-C reaches the parent only, which ends its children in order.
         return await asyncio.create_subprocess_exec(
-            *self._arguments,
-            *(f"--socket={descriptor}" for descriptor in descriptors),
-            env=self._environment,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=descriptors,
+            *self._arguments, env=self._environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
         )
 
     def _leave_to_others(self) -> None:
-        """A process that does not come up must not keep connections that others would answer."""
-        if self._listener is not None and self._listener.shared:
-            self._listener.close()
+        """Called when it has died again shortly after its start."""
 
     async def stop(self) -> None:
         """Asks it to end and waits; after `STOP_SECONDS` it is killed, which loses nothing that is journaled."""
-        if self._listener is not None:
-            self._listener.close()
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -101,12 +101,12 @@ class House:
         """The process of a numbered worker, as soon as there is one; number 0 is the only one of an `up`."""
         assert self.part.process is not None
         parent = psutil.Process(self.part.process.pid)
-        words = f"--worker {number} " if number else "collect"
+        name = f"worker {number}" if number else "worker"
 
         def find() -> psutil.Process | None:
             for process in parent.children():
                 with contextlib.suppress(psutil.Error):  # it has just ended
-                    if words in " ".join(process.cmdline()):
+                    if process.name() == name:
                         return process
             return None
 

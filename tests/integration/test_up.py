@@ -37,9 +37,10 @@ def up(alone: Service) -> psutil.Process:
 
 
 def child(up: psutil.Process, command: str) -> psutil.Process | None:
+    """The collector, called `worker`, or the process of a command."""
     for process in up.children():
         try:
-            if command in process.cmdline():
+            if command == process.name() or command in process.cmdline():
                 return process
         except psutil.Error:  # it has just ended
             continue
@@ -73,7 +74,7 @@ def _recipients(alone: Service) -> list[str]:
 
 
 def test_dead_children_are_started_again_and_the_last_hit_arrives(alone: Service, up: psutil.Process) -> None:
-    for command in ("collect", "ship"):
+    for command in ("worker", "ship"):
         process = until(lambda command=command: child(up, command), command)
         process.kill()
         until(
@@ -87,8 +88,10 @@ def test_dead_children_are_started_again_and_the_last_hit_arrives(alone: Service
 
 def test_a_killed_parent_leaves_no_orphans_and_loses_nothing(alone: Service, up: psutil.Process) -> None:
     send_and_click(alone)
+    assert child(up, "worker")
+    assert child(up, "ship")
+    assert until(lambda: [c for c in up.children() if c.name() != "worker" and "collect" in c.cmdline()], "a reserve")
     children = [c for c in up.children() if {"collect", "ship"} & set(c.cmdline())]
-    assert len(children) == 2
     up.kill()
     alone.processes[0].wait()
     until(lambda: not any(c.is_running() for c in children), "orphans end")

@@ -73,7 +73,7 @@ def start(service: Service, command: str) -> psutil.Process:
 def worker(parent: psutil.Process, number: int) -> psutil.Process | None:
     for process in parent.children():
         with contextlib.suppress(psutil.Error):  # it has just ended
-            if f"--worker {number} " in " ".join(process.cmdline()):
+            if process.name() == f"worker {number}":
                 return process
     return None
 
@@ -216,6 +216,42 @@ def test_a_worker_that_dies_again_and_again_leaves_the_port_to_the_other(workers
     until(dies, "its socket is closed")
     assert {302} == {ask(workers, link) for _ in range(50)}
     until(lambda: listening(parent) == 2, "it listens again")
+
+
+def in_reserve(parent: psutil.Process) -> psutil.Process | None:
+    """The process that waits for its orders."""
+    for process in parent.children():
+        with contextlib.suppress(psutil.Error):
+            if "--ordered" in process.cmdline() and not process.name().startswith("worker"):
+                return process
+    return None
+
+
+def test_a_killed_worker_is_replaced_by_the_process_in_reserve(workers: Service, link: str) -> None:
+    parent = start(workers, "collect")
+    waiting = until(lambda: in_reserve(parent), "one in reserve")
+    end(parent, 1, signal.SIGKILL)
+    assert worker(parent, 1) == waiting
+    until(lambda: workers.log.read_text().count("collector serves") == 3, "it serves")
+    assert {302} == {ask(workers, link) for _ in range(50)}
+    assert until(lambda: in_reserve(parent), "the next in reserve") != waiting
+
+
+def test_a_worker_that_was_asked_to_end_is_replaced_by_a_new_program(workers: Service) -> None:
+    """The one in reserve may be of the version before an upgrade."""
+    parent = start(workers, "collect")
+    waiting = until(lambda: in_reserve(parent), "one in reserve")
+    end(parent, 1, signal.SIGTERM)
+    assert worker(parent, 1) != waiting
+    until(lambda: not waiting.is_running(), "the one in reserve has ended")
+
+
+def test_a_dead_reserve_is_no_hindrance(workers: Service, link: str) -> None:
+    parent = start(workers, "collect")
+    until(lambda: in_reserve(parent), "one in reserve").kill()
+    end(parent, 2, signal.SIGKILL)
+    until(lambda: workers.log.read_text().count("collector serves") == 3, "it serves")
+    assert {302} == {ask(workers, link) for _ in range(50)}
 
 
 def listening(process: psutil.Process) -> int:
