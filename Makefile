@@ -7,6 +7,7 @@ USERS ?= 50
 TIME ?= 60s
 RECIPIENTS ?= 3000
 CYCLES ?= 100
+JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
 
 help: ## List what can be made
@@ -26,8 +27,8 @@ run: $(VENV)/runs ## Install, start everything on this machine, play the demo at
 
 install: $(VENV)/develops ## Install everything from the lock into .venv
 
-test: install check ## Check the code, then run every test
-	$(BIN)/python -m pytest -q
+test: install check ## Check the code, then run every test; JOBS=2 at a time
+	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile
 
 check: install ## Lint, types and import contracts
 	$(BIN)/ruff check .
