@@ -181,7 +181,7 @@ def change_text(source: str, track: Track, rules: Rules) -> Changes:
 
 # --- HTML --------------------------------------------------------------------------------------------------------
 
-_UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]")
+UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]")
 _ALWAYS_OPT_OUT = frozenset(
     {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
 )
@@ -281,7 +281,7 @@ def _removal(source: str, attribute: Attribute) -> Edit:
 def _replacement(source: str, href: Attribute, url: str) -> Edit:
     value = escape(url)
     quoted = href.value_end < href.end
-    if not quoted and _UNSAFE_UNQUOTED.search(value):
+    if not quoted and UNSAFE_UNQUOTED.search(value):
         value = f'"{value}"'
     return Edit(href.value_start, href.value_end, value)
 
