@@ -6,9 +6,10 @@ stays as it is. An error leaves nothing half done. Pure: no I/O.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
+from operator import itemgetter
 
 from ..errors import DestinationRefused, MailRefused, SettingsError
 from ..tracking.destinations import normalise
@@ -36,29 +37,45 @@ class Personalised:
     untouched: Counter[str] = field(default_factory=Counter)
 
 
+_Pool = tuple[str, ...]
+"""What a mail is joined of: the template's texts, which begin with an empty one, and its slots as they are written."""
+
+_Joined = Callable[[_Pool], tuple[str, ...]]
+"""Picks the parts of a text out of the pool."""
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateLink:
-    """A trackable link. `source` is its URL as it stands in the HTML, `destination` where it leads."""
+    """A trackable link; `is_shared`: nothing in it could be somebody's, so that it is tracked under aggregate too."""
 
     entry: LinkEntry
     label: str
     number: int
     registered: bool
-    destination: tuple[Part, ...]
-    source: tuple[Part, ...]
+    has_fields: bool
     is_quoted: bool
     is_shared: bool
-    """Whether nothing in it could be somebody's: under aggregate only such links are tracked."""
     packed: PackedLink
-    """Of a link without fields; of others the flags and the number only."""
-
-    @property
-    def has_fields(self) -> bool:
-        return any(isinstance(part, Slot) for part in self.destination)
+    """With a link's fields as words; `sealed` has their values."""
+    sealed: _Joined
+    """The packed destination."""
+    destination: _Joined
+    source: _Joined
+    """The URL as it stands in the HTML."""
 
     def numbered(self, number: int) -> "TemplateLink":
         """The link with its number in the table `links`."""
-        return replace(self, number=number, registered=True, packed=_pack(self.destination, number, registered=True))
+        return replace(self, number=number, registered=True, packed=self.packed.numbered(number))
+
+    def pack(self, pool: _Pool, *, has_dots: bool) -> PackedLink:
+        """One with fields, with the mail's values; `has_dots`: one of them may be no name in a path, but a step up."""
+        if has_dots:
+            destination = "".join(self.destination(pool))
+            scheme = destination.partition(":")[0]
+            destination = normalise(destination, app_schemes=frozenset({scheme}))
+            return pack_link(NumberedLink(self.number, destination, self.registered))
+        # Percent-encoded values are what `pack_link` asks for.
+        return PackedLink(self.packed.flags, self.packed.number, "".join(self.sealed(pool)).encode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +88,13 @@ class Template:
     """The links that stay as they are in every mail, by reason."""
     tokens: frozenset[tuple[str, Kind]]
     """What looks like links and pixels that are tracked already."""
-    _source: tuple[Part, ...]
+    _texts: _Pool
     _slots: tuple[Slot, ...]
-    _pieces: tuple[str, ...]
-    """The mail as it is joined; empty where something is put in."""
-    _slots_at: tuple[tuple[int, Slot], ...]
+    _in_urls: tuple[int, ...]
+    """Where in the pool the values are that stand in URLs."""
+    _source: _Joined
+    _pieces: _Joined
+    """The mail; empty where a link or the pixel is put in."""
     _links_at: tuple[int, ...]
     _pixel_at: int
 
@@ -119,16 +138,15 @@ class Template:
         template that has tokens of ours already.
         """
         self.refuse_tracked(minter.ring)
-        written = self._write(values)
+        pool = self._write(values)
         untouched = Counter(self.untouched)
-        packed = self._pack(minter.message, written, untouched)
-        message_id, pixel, *tokens = _mint(minter, packed, untouched)
-        pieces = self._fill(written)
+        message_id, pixel, *tokens = _mint(minter, self._pack(minter.message, pool, untouched), untouched)
+        pieces = list(self._pieces(pool))
         prefix = escape(f"{minter.base}/c/")
         unsafe = UNSAFE_UNQUOTED.search(prefix) is not None
         for link, position, token in zip(self.links, self._links_at, tokens, strict=True):
             if not token:
-                pieces[position] = _join(link.source, written)
+                pieces[position] = "".join(link.source(pool))
             else:
                 pieces[position] = f'"{prefix}{token}"' if unsafe and not link.is_quoted else prefix + token
         pieces[self._pixel_at] = pixel_tag(f"{minter.base}/o/{pixel}.gif")
@@ -136,52 +154,36 @@ class Template:
 
     def fill(self, values: Mapping[str, str]) -> str:
         """The mail with nothing tracked: the template with its fields filled. SettingsError as in `personalise`."""
-        return _join(self._source, self._write(values))
+        return "".join(self._source(self._write(values)))
 
     def refuse_tracked(self, ring: KeyRing) -> None:
         """MailRefused for a template made of a mail that was tracked: all would be recorded as that mail's message."""
         if self.tokens and any(opened(ring, token, kind) for token, kind in self.tokens):
             raise MailRefused("the template has a tracked link or pixel of one mail; compile the original instead")
 
-    def _write(self, values: Mapping[str, str]) -> dict[Slot, str]:
+    def _write(self, values: Mapping[str, str]) -> _Pool:
         if values.keys() != self.fields:
             raise _difference(self.fields, values)
         try:
-            return {slot: slot.write(values[slot.field]) for slot in self._slots}
+            return (*self._texts, *[slot.write(values[slot.field]) for slot in self._slots])
         except (AttributeError, TypeError, UnicodeEncodeError):
             raise _no_text(values) from None
 
-    def _pack(self, message: Message, written: dict[Slot, str], untouched: Counter[str]) -> list[PackedLink | None]:
-        packed: list[PackedLink | None] = [MESSAGE_ID, PIXEL]
-        for link in self.links:
-            if message.ceiling is Mode.AGGREGATE and not link.is_shared:
-                untouched["personalised"] += 1
-                packed.append(None)
-            else:
-                packed.append(_personalise(link, written) if link.has_fields else link.packed)
-        return packed
-
-    def _fill(self, written: dict[Slot, str]) -> list[str]:
-        pieces = list(self._pieces)
-        for position, slot in self._slots_at:
-            pieces[position] = written[slot]
-        return pieces
+    def _pack(self, message: Message, pool: _Pool, untouched: Counter[str]) -> list[PackedLink | None]:
+        has_dots = not all(pool[place].strip(".") for place in self._in_urls)
+        if message.ceiling is not Mode.AGGREGATE:
+            return [
+                MESSAGE_ID,
+                PIXEL,
+                *[link.pack(pool, has_dots=has_dots) if link.has_fields else link.packed for link in self.links],
+            ]
+        packed = [link.packed if link.is_shared else None for link in self.links]
+        if personalised := packed.count(None):
+            untouched["personalised"] += personalised
+        return [MESSAGE_ID, PIXEL, *packed]
 
 
 # --- personalised ----------------------------------------------------------------------------------------------------
-
-
-def _join(parts: Iterable[Part], written: dict[Slot, str]) -> str:
-    return "".join([part if isinstance(part, str) else written[part] for part in parts])
-
-
-def _personalise(link: TemplateLink, written: dict[Slot, str]) -> PackedLink:
-    destination = _join(link.destination, written)
-    if any(not written[part].strip(".") for part in link.destination if isinstance(part, Slot)):
-        # `.` and `..` are no names in a path; what browsers make of them is what leads there.
-        scheme = destination.partition(":")[0]
-        destination = normalise(destination, app_schemes=frozenset({scheme}))
-    return pack_link(NumberedLink(link.number, destination, link.registered))
 
 
 def _mint(minter: Minter, packed: Sequence[PackedLink | None], untouched: Counter[str]) -> list[str]:
@@ -226,60 +228,90 @@ def _no_text(values: Mapping[str, object]) -> SettingsError:
 # --- compiled --------------------------------------------------------------------------------------------------------
 
 
-def _pack(destination: Sequence[Part], number: int, *, registered: bool) -> PackedLink:
-    literal = "".join(part for part in destination if isinstance(part, str))
-    return pack_link(NumberedLink(number, literal, registered))
+class _Parts:
+    """Gives each part of a template its place in every mail's pool: texts from the front, slots from the end."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {"": 0}
+        self._slots: dict[Slot, int] = {}
+
+    def joined(self, parts: Iterable[Part]) -> _Joined:
+        """With two empty texts behind them, because `itemgetter` gives a tuple only of two or more."""
+        return itemgetter(*[self._place(part) for part in parts], 0, 0)
+
+    def _place(self, part: Part) -> int:
+        if isinstance(part, Slot):
+            return self._slots.setdefault(part, -1 - len(self._slots))
+        return self._texts.setdefault(part, len(self._texts))
+
+    @property
+    def texts(self) -> _Pool:
+        return tuple(self._texts)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(reversed(self._slots))
+
+    @property
+    def in_urls(self) -> tuple[int, ...]:
+        return tuple(place for slot, place in self._slots.items() if slot.in_url)
 
 
 def _assemble(
     marked: Marked, found: list[Link], edits: list[Edit], fields: frozenset[str], untouched: Counter[str]
 ) -> Template:
-    parts: list[Part] = []
+    pieces: list[Part] = []
     links_at: list[int] = []
-    links: list[TemplateLink] = []
-    entries = number_occurrences(pattern_of(link.destination) for link in found)
+    link_edits: list[Edit] = []
     position = pixel_at = 0
     for edit in edits:
-        parts += marked.parts(position, edit.start)
+        pieces += marked.parts(position, edit.start)
         position = edit.end
         if edit.text.isdigit():
-            place = int(edit.text)
-            links.append(_link(marked, found[place - 1], entries[place - 1], place, edit))
-            links_at.append(len(parts))
-            parts.append("")
+            link_edits.append(edit)
+            links_at.append(len(pieces))
+            pieces.append("")
         elif edit.text:
-            pixel_at = len(parts)
-            parts.append("")
-    parts += marked.parts(position, len(marked.html))
-    source = tuple(marked.parts(0, len(marked.html)))
-    slots = {part for part in source if isinstance(part, Slot)}
-    slots |= {part for link in links for part in link.destination if isinstance(part, Slot)}
+            pixel_at = len(pieces)
+            pieces.append("")
+    pieces += marked.parts(position, len(marked.html))
+    parts = _Parts()
+    entries = number_occurrences(pattern_of(link.destination) for link in found)
+    links = [
+        _link(marked, parts, link, entry, place, edit)
+        for place, (link, entry, edit) in enumerate(zip(found, entries, link_edits, strict=True), 1)
+    ]
+    joined, source = parts.joined(pieces), parts.joined(marked.parts(0, len(marked.html)))
     return Template(
         fields=fields,
         links=tuple(links),
         untouched=dict(untouched),
         tokens=_tokens(marked.html, found),
+        _texts=parts.texts,
+        _slots=parts.slots,
+        _in_urls=parts.in_urls,
         _source=source,
-        _slots=tuple(slots),
-        _pieces=tuple(part if isinstance(part, str) else "" for part in parts),
-        _slots_at=tuple((at, part) for at, part in enumerate(parts) if isinstance(part, Slot)),
+        _pieces=joined,
         _links_at=tuple(links_at),
         _pixel_at=pixel_at,
     )
 
 
-def _link(marked: Marked, link: Link, entry: LinkEntry, place: int, edit: Edit) -> TemplateLink:
-    destination = tuple(marked.parts_of_destination(link.destination))
+def _link(marked: Marked, parts: _Parts, link: Link, entry: LinkEntry, place: int, edit: Edit) -> TemplateLink:
+    packed = pack_link(NumberedLink(place, link.destination, registered=False))
+    destination = marked.parts_of_destination(link.destination)
     return TemplateLink(
         entry=entry,
         label=describe_label(marked.label(link.label)),
         number=place,
         registered=False,
-        destination=destination,
-        source=tuple(marked.parts(edit.start, edit.end)),
+        has_fields=any(isinstance(part, Slot) for part in destination),
         is_quoted=marked.html[edit.start - 1] in "\"'",
         is_shared=entry[0] == link.destination,
-        packed=_pack(destination, place, registered=False),
+        packed=packed,
+        sealed=parts.joined(marked.parts_of_destination(packed.destination.decode("ascii"))),
+        destination=parts.joined(destination),
+        source=parts.joined(marked.parts(edit.start, edit.end)),
     )
 
 

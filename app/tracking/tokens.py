@@ -163,6 +163,10 @@ class PackedLink(NamedTuple):
     number: bytes
     destination: bytes
 
+    def numbered(self, number: int) -> "PackedLink":
+        """The same link under its number in the table `links`."""
+        return PackedLink(self.flags, _varint(number << 1), self.destination)
+
 
 _Seal = Callable[[bytes], str]
 

@@ -77,6 +77,11 @@ def test_what_was_packed_before_gives_the_same_tokens(mail: Message, links: list
     assert [RING.message_id(mail), *many] == RING.mint_packed(mail, packed)
 
 
+@given(links, st.integers(0, 2**31))
+def test_a_packed_link_can_get_another_number(link: Link, number: int) -> None:
+    assert pack_link(Link(number, link.destination)) == pack_link(link).numbered(number)
+
+
 def test_packing_refuses_what_is_no_url() -> None:
     for bad in ("https://a.example/ ", "https://a.example/\n", "https://a.example/ä"):
         with pytest.raises(DestinationRefused):
