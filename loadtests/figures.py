@@ -54,6 +54,7 @@ P99_TO_NGINX = Figure("p99 at half load: fast lane ÷ nginx", "", 3, 1.5, AT_MOS
 DRAIN_TO_COPY = Figure("shipper rows/s ÷ bare COPY of the same rows", "", 0.5, 0.8)
 END_TO_END = Figure("end to end on two cores, sustained, lag < 5 s", "hits/s", 15_000, 30_000)
 MINTED = Figure("tokens minted per second and core", "tokens/s", 300_000, 600_000)
+PERSONALISED = Figure("mails personalised per second and core, 20 links", "mails/s", 8_000)
 RSS_GROWTH = Figure("RSS growth per 10 million requests", "MB", 5, 0, BELOW)
 
 ASKED = (
@@ -67,6 +68,7 @@ ASKED = (
     DRAIN_TO_COPY,
     END_TO_END,
     MINTED,
+    PERSONALISED,
     RSS_GROWTH,
 )
 """The figures of which something is asked, in the order in which they are shown."""

@@ -35,7 +35,7 @@ def planned_seconds(options: Options) -> float:
 def run(_: Path, options: Options, display: Display, results: Results) -> None:
     """Mints on the server's core, whole mailings and link by link in turn."""
     core = machine.two_cores()[0]
-    ring = KeyRing({1: Key(1, _SPACE, random.Random(SEED).randbytes(64))})
+    ring = key_ring()
     many, single = [], []
     with machine.on_cores(core):
         for number in range(1, options.rounds + 1):
@@ -46,12 +46,18 @@ def run(_: Path, options: Options, display: Display, results: Results) -> None:
     results.add(Figure("tokens minted one by one per second and core", "tokens/s"), single)
 
 
+def key_ring() -> KeyRing:
+    """The key of the messages' space."""
+    return KeyRing({1: Key(1, _SPACE, random.Random(SEED).randbytes(64))})
+
+
 def _links() -> list[Link]:
     urls = destinations(LINKS, random.Random(SEED))
     return [Link(number, url) for number, url in enumerate(urls, 1)]
 
 
-def _messages(mailing: int, number: int) -> Iterator[Message]:
+def messages(mailing: int, number: int) -> Iterator[Message]:
+    """Person-based ones of today, each for a customer of its own."""
     today = datetime.now(UTC).date()
     for customer in range(number):
         yield Message(
@@ -68,11 +74,11 @@ def _messages(mailing: int, number: int) -> Iterator[Message]:
 
 def _mint_mailings(ring: KeyRing, tokens: int) -> float:
     links = _links()
-    messages = max(1, tokens // (MAILINGS * (LINKS + 1)))
+    mails = max(1, tokens // (MAILINGS * (LINKS + 1)))
     gc.collect()
     minted, begun = 0, time.perf_counter()
     for mailing in range(1, MAILINGS + 1):
-        for each in ring.mint_many(_messages(mailing, messages), links):
+        for each in ring.mint_many(messages(mailing, mails), links):
             minted += len(each)
     return minted / (time.perf_counter() - begun)
 
@@ -81,7 +87,7 @@ def _mint_links(ring: KeyRing, tokens: int) -> float:
     links = _links()
     gc.collect()
     minted, begun = 0, time.perf_counter()
-    for message in _messages(1, max(1, tokens // LINKS)):
+    for message in messages(1, max(1, tokens // LINKS)):
         for link in links:
             ring.mint_click(message, link.destination, link.number)
         minted += LINKS
@@ -89,5 +95,5 @@ def _mint_links(ring: KeyRing, tokens: int) -> float:
 
 
 def _token_bytes(ring: KeyRing) -> int:
-    (tokens,) = ring.mint_many(_messages(1, 1), _links(), pixel=False)
+    (tokens,) = ring.mint_many(messages(1, 1), _links(), pixel=False)
     return sum(map(len, tokens)) // len(tokens)

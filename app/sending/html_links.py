@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from urllib.parse import unquote
 
@@ -92,6 +92,14 @@ class Rules:
             return "", "unsubscribe"
         return destination, ""
 
+    def read_base(self, href: str) -> str | None:
+        """What relative links are relative to by this `<base href>`; None if nobody can say."""
+        try:
+            base = normalise(href, encoding=self.encoding)
+        except DestinationRefused:
+            return None
+        return base if len(base) <= MAX_BASE_LENGTH else None
+
 
 def rewrite_html(
     source: str,
@@ -131,7 +139,7 @@ def change_html(source: str, track: Track, pixel_url: str | None, rules: Rules) 
     """The changes that `rewrite_html` makes."""
     document = _read(source)
     if document.base:
-        rules = Rules(rules.encoding, rules.leave, rules.app_schemes, _base(document.base, rules))
+        rules = replace(rules, base=rules.read_base(decode_attribute(document.base)))
     changes = Changes()
     for anchor in document.anchors:
         opt_outs = [attribute for attribute in anchor.tag.attributes if _opts_out(source, attribute)]
@@ -173,7 +181,7 @@ def change_text(source: str, track: Track, rules: Rules) -> Changes:
 
 # --- HTML --------------------------------------------------------------------------------------------------------
 
-_UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]")
+UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]")
 _ALWAYS_OPT_OUT = frozenset(
     {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
 )
@@ -251,14 +259,6 @@ def _first_value(source: str, tag: Tag, *names: str) -> str:
     return next((value for value in values if value), "")
 
 
-def _base(href: str, rules: Rules) -> str | None:
-    try:
-        base = normalise(decode_attribute(href), encoding=rules.encoding)
-    except DestinationRefused:
-        return None
-    return base if len(base) <= MAX_BASE_LENGTH else None
-
-
 def _opts_out(source: str, attribute: Attribute) -> bool:
     if attribute.name in _ALWAYS_OPT_OUT:
         return True
@@ -281,7 +281,7 @@ def _removal(source: str, attribute: Attribute) -> Edit:
 def _replacement(source: str, href: Attribute, url: str) -> Edit:
     value = escape(url)
     quoted = href.value_end < href.end
-    if not quoted and _UNSAFE_UNQUOTED.search(value):
+    if not quoted and UNSAFE_UNQUOTED.search(value):
         value = f'"{value}"'
     return Edit(href.value_start, href.value_end, value)
 

@@ -156,6 +156,18 @@ class Link(NamedTuple):
     registered: bool = True
 
 
+class PackedLink(NamedTuple):
+    """What a token has besides its message: its own flags, the packed link number, the destination without https."""
+
+    flags: int
+    number: bytes
+    destination: bytes
+
+    def numbered(self, number: int) -> "PackedLink":
+        """The same link under its number in the table `links`."""
+        return PackedLink(self.flags, _varint(number << 1), self.destination)
+
+
 _Seal = Callable[[bytes], str]
 
 
@@ -204,20 +216,17 @@ class KeyRing:
         What links share is checked and packed once, what a mail's tokens share once per message. Raises as `mint_open`
         and `mint_click` do, for a bad link before the first message.
         """
-        packed_links = [_pack_link(link) for link in links]
-        if pixel:
-            packed_links.insert(0, (Kind.OPEN.value | _NOT_HTTPS, b"", b""))
+        packed = [PIXEL] * pixel + [pack_link(link) for link in links]
         seals: dict[int, _Seal] = {}
         for message in messages:
             seal = seals.get(message.space)
             if seal is None:
                 seal = seals[message.space] = self._seal_of(message.space)
-            head, recipient = _pack_head(message), _pack_recipient_field(message)
-            flags, shared = head[0], head[1:]
-            yield [
-                seal(_byte(flags | flag) + shared + number + recipient + destination)
-                for flag, number, destination in packed_links
-            ]
+            yield _seal_each(seal, message, packed)
+
+    def mint_packed(self, message: Message, packed: Sequence[PackedLink]) -> list[str]:
+        """One message's tokens, of links that were packed before, `PIXEL` and `MESSAGE_ID`; raises as `mint_many`."""
+        return _seal_each(self._seal_of(message.space), message, packed)
 
     def open(self, token: str | bytes, kind: Kind) -> Token:
         """The token's content; TokenRefused with its reason for anything that we did not mint as this kind."""
@@ -322,6 +331,18 @@ _AFTER_NONCE = _HEAD_BYTES + NONCE_BYTES
 _byte = [bytes([number]) for number in range(256)].__getitem__
 
 
+PIXEL = PackedLink(Kind.OPEN.value | _NOT_HTTPS, b"", b"")
+MESSAGE_ID = PackedLink(Kind.MESSAGE.value | _NOT_HTTPS, b"", b"")
+
+
+def _seal_each(seal: _Seal, message: Message, packed: Sequence[PackedLink]) -> list[str]:
+    head, recipient = _pack_head(message), _pack_recipient_field(message)
+    flags, shared = head[0], head[1:]
+    return [
+        seal(_byte(flags | flag) + shared + number + recipient + destination) for flag, number, destination in packed
+    ]
+
+
 def _pack(kind: Kind, message: Message) -> bytes:
     """A token without a link."""
     head = _pack_head(message)
@@ -330,7 +351,7 @@ def _pack(kind: Kind, message: Message) -> bytes:
 
 def _pack_click(message: Message, link: Link) -> bytes:
     head = _pack_head(message)
-    flag, number, destination = _pack_link(link)
+    flag, number, destination = pack_link(link)
     return _byte(head[0] | flag) + head[1:] + number + _pack_recipient_field(message) + destination
 
 
@@ -347,13 +368,13 @@ def _pack_head(message: Message) -> bytes:
     return head + message.nonce
 
 
-def _pack_link(link: Link) -> tuple[int, bytes, bytes]:
-    """The flags that a link sets, its number and its destination."""
+def pack_link(link: Link) -> PackedLink:
+    """Checks and packs what a link's tokens share; DestinationRefused for what is no URL of printable ASCII."""
     destination = link.destination
     if not destination.isascii() or not destination.isprintable() or " " in destination:
         raise DestinationRefused("invalid", "a destination is a URL of printable ASCII; encode it before minting")
     is_https = destination.startswith(_HTTPS)
-    return (
+    return PackedLink(
         Kind.CLICK.value | (0 if is_https else _NOT_HTTPS),
         _varint(link.number << 1 | (not link.registered)),
         destination.removeprefix(_HTTPS).encode("ascii"),

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from app.errors import DestinationRefused, NotFound, TokenRefused
 from app.tracking.modes import Mode, Origin, Permission
-from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Link, Message
+from app.tracking.tokens import MESSAGE_ID, PIXEL, Key, KeyRing, KeyState, Kind, Link, Message, pack_link
 
 SPACE = 0xC0FFEE
 KEY = Key(0x0A0B0C, SPACE, bytes(range(64)))
@@ -68,6 +68,26 @@ def test_minting_many_gives_what_minting_each_gives(mails: list[Message], links:
         for mail in mails
     ]
     assert each == list(RING.mint_many(mails, links, pixel=pixel))
+
+
+@given(messages, st.lists(links, max_size=4))
+def test_what_was_packed_before_gives_the_same_tokens(mail: Message, links: list[Link]) -> None:
+    packed = [MESSAGE_ID, PIXEL, *map(pack_link, links)]
+    (many,) = RING.mint_many([mail], links)
+    assert [RING.message_id(mail), *many] == RING.mint_packed(mail, packed)
+
+
+@given(links, st.integers(0, 2**31))
+def test_a_packed_link_can_get_another_number(link: Link, number: int) -> None:
+    assert pack_link(Link(number, link.destination)) == pack_link(link).numbered(number)
+
+
+def test_packing_refuses_what_is_no_url() -> None:
+    for bad in ("https://a.example/ ", "https://a.example/\n", "https://a.example/ä"):
+        with pytest.raises(DestinationRefused):
+            pack_link(Link(1, bad))
+    with pytest.raises(NotFound, match="no minting key"):
+        RING.mint_packed(replace(message(), space=1), [PIXEL])
 
 
 def test_minting_many_refuses_a_bad_link_before_the_first_message() -> None:
