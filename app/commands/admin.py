@@ -1,25 +1,22 @@
 """`admin`: pages and API for the settings, on a private port, and the people who may sign in there."""
 
-import signal
-
 import click
 import structlog
 import uvicorn
 
 from .. import config
-from ..collector.sockets import bind
 from ..config import Settings
 from ..store import people
 from ..store import settings as store
 from ..store.pool import Connection, Database, Row
 from .context import in_database, who
+from .http_server import configure, end_when_asked
 from .processes import (
-    call_when_parent_ends,
     check_schema,
     end_with_parent_option,
+    listen,
     run_served,
     settings_of_server,
-    telling_of_port,
     url_even_if_down,
 )
 from .tables import json_option, show
@@ -40,33 +37,14 @@ def admin(context: click.Context, end_with_parent: bool) -> None:
 
 
 async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
-    # FastAPI and templates take a second to import, in which no worker that starts anew would answer.
+    # FastAPI and templates take a second to import; `up` needs this file only for what it tells of the pages.
     from ..admin.application import application
 
     await check_schema(url)
-    with telling_of_port("ADMIN_", settings.admin_host, settings.admin_port):
-        listening = bind(settings.admin_host, settings.admin_port)
+    listening = listen("ADMIN_", settings.admin_host, settings.admin_port)
     database = Database(url)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(settings, database),
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACEFUL_SECONDS,
-        )
-    )
-
-    def stop() -> None:
-        server.should_exit = True
-
-    if end_with_parent:
-        call_when_parent_ends(stop)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop())
+    server = uvicorn.Server(configure(application(settings, database), GRACEFUL_SECONDS))
+    end_when_asked(server, with_parent=end_with_parent)
     _log.info("pages and API", url=address_of(settings, listening.getsockname()[1]))
     try:
         await server.serve(sockets=[listening])

@@ -3,29 +3,20 @@
 import gc
 import os
 import resource
-import signal
-import socket
 import sys
 
 import click
 import structlog
-import uvicorn
 
 from ..collector.fastlane import fast_lane
 from ..collector.protocol import BoundedHttp, within
 from ..collector.room import Room, most_connections
 from ..collector.runtime import CollectorRuntime
 from ..collector.server import CollectorServer
-from ..collector.sockets import bind
 from ..config import Settings
 from ..metrics import Metrics
-from .processes import (
-    call_when_parent_ends,
-    run_served,
-    settings_of_server,
-    telling_of_port,
-    url_even_if_down,
-)
+from .http_server import configure, end_when_asked
+from .processes import listen, run_served, settings_of_server, url_even_if_down
 from .reserve import Orders, await_orders
 from .supervisor import supervise
 from .workers import collectors, number_of_workers, workers_option
@@ -50,32 +41,13 @@ def collect(workers: int | None, is_ordered: bool) -> None:
 
 async def _collect(settings: Settings, url: str, orders: Orders | None) -> None:
     _allow_connections()
-    listening = orders.listening if orders else _listen(settings)
+    listening = orders.listening if orders else listen("", settings.host, settings.port)
     metrics = Metrics(settings.metrics_directory)
     room = Room(most_connections(), metrics)
     async with CollectorRuntime(settings, url, metrics) as runtime:
-        server = CollectorServer(
-            uvicorn.Config(
-                runtime.app,
-                http=within(room, fast_lane(runtime.app) if settings.fast_lane else BoundedHttp),
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=GRACEFUL_SECONDS,
-            )
-        )
-
-        def stop() -> None:
-            server.should_exit = True
-
-        if orders:
-            call_when_parent_ends(stop)
-        # uvicorn repeats the signal when it has ended; the journal must be closed after that.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop())
+        http = within(room, fast_lane(runtime.app) if settings.fast_lane else BoundedHttp)
+        server = CollectorServer(configure(runtime.app, GRACEFUL_SECONDS, http=http))
+        end_when_asked(server, with_parent=orders is not None)
         _freeze()
         _log.info("collector serves", address="{}:{}".format(*listening.getsockname()[:2]))
         await server.serve(sockets=[listening])
@@ -94,8 +66,3 @@ def _freeze() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _listen(settings: Settings) -> socket.socket:
-    with telling_of_port("", settings.host, settings.port):
-        return bind(settings.host, settings.port)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import structlog
 import uvloop
 
 from .. import config, logs
+from ..collector.sockets import bind
 from ..config import Settings
 from ..errors import ConfigError, StoreUnavailable
 from ..store import embedded, migrate, pool
@@ -54,6 +56,12 @@ def telling_of_port(of: str, host: str, port: int) -> Iterator[None]:
             f"MAILTRAIL_{of}HOST, MAILTRAIL_{of}PORT: cannot listen on {host}:{port}"
             f" ({error.strerror or error}); choose another address or port, or end what uses it"
         ) from None
+
+
+def listen(of: str, host: str, port: int) -> socket.socket:
+    """A listening socket for ourselves alone; ConfigError as in `telling_of_port`."""
+    with telling_of_port(of, host, port):
+        return bind(host, port)
 
 
 def run_served(work: Coroutine[Any, Any, Any]) -> Any:

@@ -8,18 +8,18 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
+from .supervisor import start_program
+
 REFILL_SECONDS = 1.0
 """How long a new process in reserve is put off: loading, it would take time from the one that has just begun."""
 
 _MAX_ORDER_BYTES = 1_024
-_PROGRAM = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Reserve:
     """Makes processes of one command; one is kept waiting, once the first was asked for."""
 
     def __init__(self, command: str, environment: Mapping[str, str]) -> None:
-        self._arguments = (sys.executable, "-m", _PROGRAM, command, "--ordered")
+        self._command = command
         self._environment = dict(environment)
         self._waiting: Recruit | None = None
         self._refilling: asyncio.Task[None] | None = None
@@ -117,10 +117,8 @@ class Reserve:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                # A session of its own: Ctrl-C reaches the parent only, which ends its children in order.
-                process = await asyncio.create_subprocess_exec(
-                    *self._arguments, env=self._environment, stdin=theirs.fileno(), start_new_session=True
-                )
+                arguments = (self._command, "--ordered")
+                process = await start_program(self._environment, *arguments, standard_input=theirs.fileno())
             except BaseException:
                 ours.close()
                 raise

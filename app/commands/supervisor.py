@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,15 +26,23 @@ _PROGRAM = __name__.partition(".")[0]
 _log = structlog.get_logger()
 
 
-class Child:
-    """One command of this program that is to be kept running, e.g. `ship`.
+async def start_program(
+    environment: Mapping[str, str], *arguments: str, standard_input: int
+) -> asyncio.subprocess.Process:
+    """This program once more; OSError if the system is short of processes or descriptors."""
+    # A session of its own: Ctrl-C reaches the parent only, which ends its children in order.
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", _PROGRAM, *arguments), env=environment, stdin=standard_input, start_new_session=True
+    )
+
+
+class Child(ABC):
+    """A process that is to be kept running; `command` is what the log calls it.
 
     One that is not `needed` is tried for ever even if it refuses to start: the others have more important work.
     """
 
-    def __init__(self, command: str, environment: Mapping[str, str], *, needed: bool = True) -> None:
-        self._arguments = (sys.executable, "-m", _PROGRAM, command, "--end-with-parent")
-        self._environment = dict(environment)
+    def __init__(self, command: str, *, needed: bool = True) -> None:
         self._needed = needed
         self._process: asyncio.subprocess.Process | None = None
         self._log = _log.bind(process=command)
@@ -65,14 +74,11 @@ class Child:
             return os.EX_OSERR
         return await self._process.wait()
 
+    @abstractmethod
     async def _start(self, after: int | None) -> asyncio.subprocess.Process:
-        """Starts it; `after` is how the one before ended, None at first."""
-        # A session of its own: Ctrl-C reaches the parent only, which ends its children in order.
-        return await asyncio.create_subprocess_exec(
-            *self._arguments, env=self._environment, stdin=asyncio.subprocess.PIPE, start_new_session=True
-        )
+        """Starts it; `after` is how the one before ended, None at first. Raises OSError."""
 
-    def _leave_to_others(self) -> None:
+    def _leave_to_others(self) -> None:  # noqa: B027, most have nothing to leave
         """Called when it has died again shortly after its start."""
 
     async def stop(self) -> None:
@@ -89,6 +95,19 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+class Command(Child):
+    """One command of this program, e.g. `ship`."""
+
+    def __init__(self, command: str, environment: Mapping[str, str], *, needed: bool = True) -> None:
+        super().__init__(command, needed=needed)
+        self._command = command
+        self._environment = dict(environment)
+
+    async def _start(self, after: int | None) -> asyncio.subprocess.Process:
+        arguments = (self._command, "--end-with-parent")
+        return await start_program(self._environment, *arguments, standard_input=asyncio.subprocess.PIPE)
 
 
 async def supervise(

@@ -12,14 +12,13 @@ import click
 import structlog
 
 from .. import config
-from ..collector.sockets import bind
 from ..config import Settings
 from ..errors import MailtrailError, StoreUnavailable
 from ..store import embedded, pool
 from ..store.installation import install
 from . import admin, demo
-from .processes import run_served, settings_of_server, telling_of_port, url_even_if_down
-from .supervisor import Child, supervise
+from .processes import listen, run_served, settings_of_server, url_even_if_down
+from .supervisor import Child, Command, supervise
 from .workers import collectors, workers_option
 
 RETRY_SECONDS = 0.1
@@ -49,8 +48,8 @@ async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
         _log.warning(f"{error}; starting without it")
         is_first = None
     environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
-    beside = [Child("admin", environment, needed=False)] if settings.admin_port else []
-    groups = [[*collectors(settings, environment), *beside], [Child("ship", environment)]]
+    beside = [Command("admin", environment, needed=False)] if settings.admin_port else []
+    groups: list[list[Child]] = [[*collectors(settings, environment), *beside], [Command("ship", environment)]]
     watching = asyncio.create_task(_keep_database(settings))
     try:
         return await supervise(groups, partial(_begin, settings, url, plays_demo, is_first))
@@ -118,5 +117,4 @@ def _answers(settings: Settings) -> bool:
 
 def _check_port(settings: Settings) -> None:
     """Tells at once, before anything is started, what the collector would tell later."""
-    with telling_of_port("", settings.host, settings.port):
-        bind(settings.host, settings.port).close()
+    listen("", settings.host, settings.port).close()

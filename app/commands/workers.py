@@ -26,10 +26,8 @@ workers_option = click.option(
 class Worker(Child):
     """A collector that is to be kept running: with a number if there are several, and a listening socket of its own."""
 
-    def __init__(
-        self, environment: Mapping[str, str], reserve: Reserve, listener: Listener, number: int | None = None
-    ) -> None:
-        super().__init__("collect", environment)
+    def __init__(self, reserve: Reserve, listener: Listener, number: int | None = None) -> None:
+        super().__init__("collect")
         self._reserve = reserve
         self._listener = listener
         self._number = number
@@ -66,8 +64,8 @@ def collectors(settings: Settings, environment: Mapping[str, str]) -> list[Worke
         made = listeners(settings.host, settings.port, number)
     reserve = Reserve("collect", environment)
     if number == 1:
-        return [Worker(environment, reserve, made[0])]
-    return [Worker(environment, reserve, listener, worker) for worker, listener in enumerate(made, 1)]
+        return [Worker(reserve, made[0])]
+    return [Worker(reserve, listener, worker) for worker, listener in enumerate(made, 1)]
 
 
 def number_of_workers(settings: Settings) -> int:

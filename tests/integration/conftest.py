@@ -8,9 +8,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.store import embedded
+from app.store import embedded, events
+from app.store import settings as store
+from app.store.migrate import migrate
 from app.store.pool import Connection
+from app.tracking.settings import Notice
 from tests.integration.service import Service
+
+WHO = "test"
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +35,16 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     opened = await asyncpg.connect(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def shop(connection: Connection) -> Connection:
+    """The space Shop, person_based, with the events news (inherits) and invoice (by permission)."""
+    await migrate(connection)
+    space = await store.create_space(connection, WHO, "Shop", default="person_based", acknowledged=[Notice.CONSENT])
+    await events.create_event(connection, WHO, space["id"], "news")
+    await events.create_event(connection, WHO, space["id"], "invoice", by_permission=True)
+    return connection
 
 
 @pytest.fixture(scope="module")

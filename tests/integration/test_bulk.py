@@ -17,11 +17,9 @@ from app.sending.sources import Document
 from app.sending.template import Personalised, Template
 from app.store import events, keys
 from app.store import settings as store
-from app.store.migrate import migrate
 from app.store.pool import Connection, Database
 from app.tracking.fingerprints import SHOWN_RECIPIENTS
 from app.tracking.modes import Mode, Permission
-from app.tracking.settings import Notice
 from app.tracking.tokens import Kind, Token
 from tests.integration.service import Service
 
@@ -36,16 +34,6 @@ TEMPLATE = Template.compile(HTML, FIELDS)
 HIDDEN = "https://shop.example (hidden until 5 recipients have had it)"
 PATTERNS = ["https://shop.example/orders/{value}?for", "https://shop.example/sale"]
 NAMES = ("Shop", "news", "November")
-
-
-@pytest.fixture
-async def shop(connection: Connection) -> Connection:
-    """The space Shop, person_based, with the events news (inherits) and invoice (by permission)."""
-    await migrate(connection)
-    space = await store.create_space(connection, WHO, "Shop", default="person_based", acknowledged=[Notice.CONSENT])
-    await events.create_event(connection, WHO, space["id"], "news")
-    await events.create_event(connection, WHO, space["id"], "invoice", by_permission=True)
-    return connection
 
 
 @pytest.fixture

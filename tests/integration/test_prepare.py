@@ -37,16 +37,6 @@ WHO = "test"
 HIDDEN = "https://shop.example (hidden until 5 recipients have had it)"
 
 
-@pytest.fixture
-async def shop(connection: Connection) -> Connection:
-    """The space Shop, person_based, with the events news (inherits) and invoice (by permission)."""
-    await migrate(connection)
-    space = await store.create_space(connection, WHO, "Shop", default="person_based", acknowledged=[Notice.CONSENT])
-    await events.create_event(connection, WHO, space["id"], "news")
-    await events.create_event(connection, WHO, space["id"], "invoice", by_permission=True)
-    return connection
-
-
 async def dispatch_to(
     shop: Connection,
     recipient: str = RECIPIENT,
