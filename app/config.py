@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     app_schemes: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="URL schemes besides http and https that may be tracked, separated by commas."
     )
+    signed_mails: Literal["pass", "refuse"] = Field(
+        "pass", description="Mails whose signature or encryption tracking would break: pass them untracked, or refuse."
+    )
     anonymization_days: int = Field(
         60, ge=1, le=3650, description="Days after which a day's pseudonym key is destroyed."
     )

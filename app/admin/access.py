@@ -19,6 +19,9 @@ class Scope(Enum):
     PRIVACY = "privacy"
     """Whom a link belongs to, and what the relay records."""
 
+    RELAY = "relay"
+    """Sending mails through the mail relay."""
+
     MANAGE = "manage"
     """Users and their roles."""
 

@@ -15,6 +15,7 @@ from .context import in_database, who
 from .tables import event_id, json_option, mailing_id, show, show_one, space_id
 
 _of_space = click.option("--space", required=True, metavar="NAME", help="The space, by name or id.")
+_url_parameters = "Added to its tracked links where they are not there yet, e.g. utm_source=newsletter&utm_medium=email."
 _of_event = click.option("--event", required=True, metavar="NAME", help="The event, by name or id.")
 _of_event_if_needed = click.option(
     "--event", metavar="NAME", help="The event, where several have a mailing of this name."
@@ -335,16 +336,41 @@ def list_mailings(space: str, event: str | None, as_json: bool) -> None:
 @click.argument("name")
 @_of_space
 @_of_event
-def create_mailing(name: str, space: str, event: str) -> None:
+@click.option("--url-parameters", default="", metavar="QUERY", help=_url_parameters)
+def create_mailing(name: str, space: str, event: str, url_parameters: str) -> None:
     """Make a mailing; sending makes it too, at its first use."""
 
     async def create(connection: Connection) -> Row:
         space_row = await store.find_space(connection, space)
         event_row = await events.find_event(connection, space_row["id"], event)
-        return await store.create_mailing(connection, who(), space_row["id"], event_row["id"], name)
+        return await store.create_mailing(
+            connection, who(), space_row["id"], event_row["id"], name, url_parameters=url_parameters
+        )
 
     row = in_database(create)
     click.echo(f"mailing {row['name']} is made: id {mailing_id(row['id'])}")
+
+
+@mailing.command("change")
+@click.argument("mailing")
+@_of_space
+@_of_event_if_needed
+@click.option("--rename", metavar="NAME", help="Another name.")
+@click.option("--url-parameters", metavar="QUERY", help=f"{_url_parameters} An empty text takes them away.")
+def change_mailing(mailing: str, space: str, event: str | None, rename: str | None, url_parameters: str | None) -> None:
+    """Change a mailing. Mails already sent stay as they are."""
+    if rename is url_parameters is None:
+        raise click.UsageError("nothing is to be changed; give --rename or --url-parameters")
+
+    async def change(connection: Connection) -> Row:
+        found = await _find_mailing(connection, space, event, mailing)
+        return await store.change_mailing(
+            connection, who(), found["space_id"], found["id"], name=rename, url_parameters=url_parameters
+        )
+
+    row = in_database(change)
+    parameters = row["url_parameters"]
+    click.echo(f"mailing {row['name']}: {f'its links get {parameters}' if parameters else 'its links get no parameters'}")
 
 
 @mailing.command("links")
@@ -374,12 +400,13 @@ def list_links(mailing: str, space: str, event: str | None, as_json: bool) -> No
 @_of_event_if_needed
 @json_option
 def list_sent(mailing: str, space: str, event: str | None, as_json: bool) -> None:
-    """Show how many messages were made for a mailing, by how much their tokens allow to record."""
+    """Show how many messages were made for a mailing, by how much their tokens allow to record, or why nothing."""
 
     async def read(connection: Connection) -> list[Row]:
         return await store.list_sent(connection, (await _find_mailing(connection, space, event, mailing))["id"])
 
-    show([dict(row) for row in in_database(read)], as_json=as_json, none_yet="nothing was sent for the mailing yet")
+    rows = [{**row, "reason": row["reason"] or None} for row in in_database(read)]
+    show(rows, as_json=as_json, none_yet="nothing was sent for the mailing yet")
 
 
 @mailing.command("redirect-link")

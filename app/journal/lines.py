@@ -15,7 +15,7 @@ from msgspec.json import Encoder
 from ..errors import MailtrailError
 from ..tracking.hits import Hit, Outcome, PseudonymGap
 from ..tracking.modes import Mode
-from ..tracking.tokens import Kind
+from ..tracking.tokens import CorrelationIds, Kind
 
 _CRC_BYTES = 9
 
@@ -46,6 +46,7 @@ class Fields(Struct, frozen=True, gc=False, omit_defaults=True):
     address: str | None = None
     user_agent: str | None = None
     url: str | None = None
+    correlation_ids: CorrelationIds = ()
 
 
 _encode = Encoder().encode
@@ -76,6 +77,7 @@ def encode_line(hit: Hit) -> bytes:
             hit.client_address,
             hit.user_agent,
             hit.url,
+            hit.correlation_ids,
         )
     )
     return b"%08x %s\n" % (crc32(body), body)
@@ -120,4 +122,5 @@ def _hit(fields: dict[str, Any]) -> Hit:
         client_address=fields.get("address"),
         user_agent=fields.get("user_agent"),
         url=fields.get("url"),
+        correlation_ids=tuple(fields.get("correlation_ids", ())),
     )

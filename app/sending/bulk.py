@@ -8,7 +8,6 @@ recipients have had it. Memory does not grow with the number of recipients.
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from ..tracking.fingerprints import SHOWN_RECIPIENTS, Fingerprints
 from ..tracking.modes import Mode, Permission
 from ..tracking.settings import permission
 from ..tracking.tokens import KeyRing
+from .denominators import Denominators
 from .dispatch import Dispatch, Terms, read_terms
 from .minting import Minter, key_ids
 from .template import Personalised, Template
@@ -75,31 +75,33 @@ class Sending:
     """What the sender takes away; never adds to what the settings allow."""
 
     _fingerprints: Fingerprints
+    _denominators: Denominators
     clock: Callable[[], float] = time.monotonic
     _standing: dict[Permission, _Standing] = field(default_factory=dict)
-    _uncounted: Counter[Mode] = field(default_factory=Counter)
     _counted_at: float = field(default_factory=time.monotonic)
     _marked: dict[bytes, str] = field(default_factory=dict)
     """The first recipients by their marks, as many as it takes until links are shown."""
     _registered: int = 0
     """How many of them are counted for the links."""
-    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _showing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def mail(self, recipient: str, permitted: Permission, values: Mapping[str, str]) -> Personalised:
         """One recipient's mail, counted with its batch. What raises is not counted.
 
         SettingsError for a recipient that cannot be sealed or values that are not the template's.
         """
-        if self._uncounted.total() >= BATCH or self.clock() - self._counted_at >= BATCH_SECONDS:
+        if self._denominators.total >= BATCH or self.clock() - self._counted_at >= BATCH_SECONDS:
             await self.count()
         dispatch = Dispatch(self.space, self.event, self.mailing, recipient, permitted)
         terms, ring, _ = await self._ask(permitted)
         if (mode := min(terms.mode, self.ceiling)) is Mode.OFF:
             made = Personalised(self.template.fill(values))
+            reason = "off" if terms.mode is Mode.OFF else "declined"
         else:
             made = self.template.personalise(Minter(ring, dispatch.message(mode), terms.base), values)
+            reason = "nothing" if made.ceiling is Mode.OFF else ""
             self._note(recipient)
-        self._uncounted[made.ceiling] += 1
+        self._denominators.add(self.mailing, made.ceiling, reason)
         return made
 
     async def mails(self, addressed: Iterable[tuple[str, str, Mapping[str, str]]]) -> AsyncIterator[Personalised]:
@@ -112,28 +114,20 @@ class Sending:
 
     async def count(self) -> None:
         """Adds the mails since the last time to the mailing's sent messages. What could not be written waits on."""
-        async with self._writing:
-            self._counted_at = self.clock()
-            if not self._uncounted:
-                return
-            counts, self._uncounted = self._uncounted, Counter()
-            try:
-                async with self.database.connection() as connection:
-                    await self._show_links(connection)
-                    # One order for all senders, or two would wait for each other.
-                    async with connection.transaction():
-                        for ceiling in sorted(counts):
-                            await store.count_sent(connection, self.mailing, ceiling, counts[ceiling])
-            except BaseException:
-                self._uncounted += counts
-                raise
+        self._counted_at = self.clock()
+        await self._show_links()
+        await self._denominators.write()
 
-    async def _show_links(self, connection: Connection) -> None:
+    async def _show_links(self) -> None:
         """Each in transactions of its own: other senders of the mailing wait for it."""
-        new = list(self._marked.values())[self._registered :]
-        for recipient in new:
-            await register(connection, self.mailing, self.template, [recipient])
-            self._registered += 1
+        async with self._showing:
+            new = list(self._marked.values())[self._registered :]
+            if not new:
+                return
+            async with self.database.connection() as connection:
+                for recipient in new:
+                    await register(connection, self.mailing, self.template, [recipient])
+                    self._registered += 1
 
     def _note(self, recipient: str) -> None:
         if len(self._marked) < SHOWN_RECIPIENTS:
@@ -171,9 +165,11 @@ async def open_sending(
         event_id = (await events.find_event(connection, space_id, event))["id"]
         template.refuse_tracked(await _ring(connection, space_id, template))
         row, _ = await store.ensure_mailing(connection, who, space_id, event_id, mailing)
+        template = template.with_parameters(row["url_parameters"] or "")
         numbered = await register(connection, row["id"], template)
         fingerprints = await store.link_fingerprints(connection, row["id"])
-    sending = Sending(database, settings, space_id, event_id, row["id"], numbered, ceiling, fingerprints)
+    counts = Denominators(database)
+    sending = Sending(database, settings, space_id, event_id, row["id"], numbered, ceiling, fingerprints, counts)
     try:
         yield sending
     finally:

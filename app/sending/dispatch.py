@@ -14,7 +14,7 @@ from ..store.pool import Connection
 from ..store.queries import queries
 from ..tracking.modes import Event, Mode, Origin, Permission, Space, in_force
 from ..tracking.settings import check_recipient, permission
-from ..tracking.tokens import Message
+from ..tracking.tokens import CorrelationIds, Message
 
 _SQL = queries("settings")
 
@@ -31,6 +31,8 @@ class Dispatch:
     mailing: int
     recipient: str
     permission: Permission
+    correlation_ids: CorrelationIds = ()
+    """The sender's own ids of this one mail, kept with person-based hits only."""
 
     def __post_init__(self) -> None:
         check_recipient(self.recipient)
@@ -46,6 +48,7 @@ class Dispatch:
             permission=self.permission,
             issue_day=datetime.now(UTC).date(),
             recipient=self.recipient,
+            correlation_ids=self.correlation_ids,
         )
 
     def differences(self, message: Message) -> list[str]:
@@ -62,10 +65,11 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds for a mail now: how much may be recorded, and the base of its links."""
+    """What holds for a mail now: how much may be recorded, the base of its links, and its mailing's parameters."""
 
     mode: Mode
     base: str
+    parameters: str = ""
 
 
 def origin_of(event: int | None) -> Origin:
@@ -101,4 +105,4 @@ async def read_terms(
         None if row["by_permission"] is None else Event(row["by_permission"]),
         permission,
     )
-    return Terms(now, row["tracking_url"] or settings.public_url)
+    return Terms(now, row["tracking_url"] or settings.public_url, row["url_parameters"] or "")

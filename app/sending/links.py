@@ -41,7 +41,7 @@ async def _new_message(connection: Connection, dispatch: Dispatch, settings: Set
         connection, settings, dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
     )
     message = dispatch.message(_allowed(terms))
-    return Minter(await keys.key_ring(connection, message.space), message, terms.base)
+    return Minter(await keys.key_ring(connection, message.space), message, terms.base, terms.parameters)
 
 
 async def reopen_message(connection: Connection, message_id: str, settings: Settings) -> Minter:
@@ -54,7 +54,7 @@ async def reopen_message(connection: Connection, message_id: str, settings: Sett
     event = message.event if message.origin is Origin.EVENT else None
     terms = await read_terms(connection, settings, message.space, event, message.mailing, message.permission)
     message = message.lowered_to(_allowed(terms))
-    return Minter(await keys.key_ring(connection, message.space), message, terms.base)
+    return Minter(await keys.key_ring(connection, message.space), message, terms.base, terms.parameters)
 
 
 def read_message_id(ring: KeyRing, message_id: str) -> Message:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import DestinationRefused, TokenRefused
-from ..tracking.destinations import normalise
+from ..tracking.destinations import normalise, with_parameters
 from ..tracking.links import pattern_of
 from ..tracking.modes import Mode
 from ..tracking.tokens import KeyRing, Kind, Message, key_id_of
@@ -25,6 +25,8 @@ class Minter:
     ring: KeyRing
     message: Message
     base: str
+    parameters: str = ""
+    """Of the mailing; sealed with the destinations that do not have them."""
 
     @property
     def message_id(self) -> str:
@@ -46,7 +48,8 @@ class Minter:
                 "under the ceiling aggregate a link with parameters' values, a fragment or an id in its path stays"
                 " untracked: they could be one recipient's; leave it as it is",
             )
-        return f"{self.base}/c/{self.ring.mint_click(self.message, destination, number, registered=registered)}"
+        sealed = with_parameters(destination, self.parameters)
+        return f"{self.base}/c/{self.ring.mint_click(self.message, sealed, number, registered=registered)}"
 
     def mint_unregistered(
         self, url: str, number: int, recipient: str | None = None, app_schemes: frozenset[str] = frozenset()

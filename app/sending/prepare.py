@@ -7,8 +7,9 @@ same dispatch, and is refused for another.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..config import Settings
 from ..errors import DestinationRefused, MailRefused
@@ -16,10 +17,10 @@ from ..store import keys
 from ..store import settings as store
 from ..store.pool import Connection
 from ..store.settings import NumberedLink
-from ..tracking.links import describe_label, number_occurrences, pattern_of
+from ..tracking.links import LinkEntry, describe_label, number_occurrences, pattern_of
 from ..tracking.modes import Mode
 from ..tracking.tokens import KeyRing, Kind
-from .dispatch import Dispatch, read_terms
+from .dispatch import Dispatch, Terms, read_terms
 from .html_links import Link
 from .minting import Minter, click_token, key_ids, opened, pixel_tokens
 from .sources import Source
@@ -51,7 +52,8 @@ class Prepared:
     `untouched` counts the links left as they were: by the rewriter's reasons, or already_tracked, tracked_for_another
     (recipient, permission, mailing, event or space: its clicks are recorded for that one), personalised (under an
     aggregate ceiling), prepared_before (left when the mail was prepared first). `counted` is False for a mail that was
-    tracked before: it is among the sent messages already.
+    tracked before: it is among the sent messages already. `reason` says why it is untracked, empty if it is tracked:
+    off (the settings), declined (the limits), dkim, signed, encrypted, malformed, or nothing (no link and no HTML).
     """
 
     raw: bytes
@@ -61,6 +63,7 @@ class Prepared:
     pixel: bool = False
     untouched: Counter[str] = field(default_factory=Counter)
     counted: bool = True
+    reason: str = ""
 
     @property
     def tracked(self) -> int:
@@ -68,40 +71,99 @@ class Prepared:
 
 
 _NO_LIMITS = Limits()
+_PROTECTIONS = ("dkim", "signed", "encrypted")
+"""Why a mail must not be changed at all."""
+
+
+class Records(Protocol):
+    """What preparing a mail needs to know of its space and mailing, and where its links are registered."""
+
+    async def terms(self, dispatch: Dispatch) -> Terms:
+        """What the settings say; NotFound for a mailing that is not there."""
+
+    async def ring(self, space: int, key_ids: Collection[int]) -> KeyRing:
+        """The space's keys, and those of these ids."""
+
+    async def number(self, dispatch: Dispatch, links: Sequence[Link], entries: Sequence[LinkEntry]) -> list[int]:
+        """The links' numbers in the table `links`, in their order; `entries` tells them apart."""
+
+
+async def make_ready(
+    records: Records, source: Source, dispatch: Dispatch, settings: Settings, limits: Limits = _NO_LIMITS
+) -> Prepared:
+    """Tracks a mail's links and puts its pixel in; whoever asks counts it.
+
+    NotFound for a mailing that is not there, or a space without a minting key; MailRefused for a mail that has the
+    pixel of another mail, or that is signed or encrypted where those are refused.
+    """
+    terms = await records.terms(dispatch)
+    ceiling = min(terms.mode, limits.ceiling)
+    found = await _find(records, source, dispatch)
+    if found.is_prepared:
+        # Opt-outs were taken out then: a link that was left on purpose looks like one that is new.
+        found.untouched["prepared_before"] = len(found.others)
+        return Prepared(source.raw, untouched=+found.untouched, counted=False)
+    if ceiling is Mode.OFF:
+        reason = "off" if terms.mode is Mode.OFF else "declined"
+        return Prepared(source.raw, untouched=+found.tracked_before, reason=reason)
+    if protection := next((word for word in _PROTECTIONS if found.untouched[word]), None):
+        return _leave_protected(source, found, protection, settings)
+    minter = Minter(found.ring, dispatch.message(ceiling), terms.base, terms.parameters)
+    numbered: list[tuple[str, int]] = []
+    if limits.links and found.others:
+        entries = number_occurrences(pattern_of(link.destination, dispatch.recipient) for link in found.others)
+        numbers = await records.number(dispatch, found.others, entries)
+        numbered = [(pattern, number) for (pattern, _), number in zip(entries, numbers, strict=True)]
+    return _track(source, minter, found, numbered, limits)
 
 
 async def prepare(
     connection: Connection, source: Source, dispatch: Dispatch, settings: Settings, limits: Limits = _NO_LIMITS
 ) -> Prepared:
-    """Tracks a mail's links, puts its pixel in, and counts it among the mailing's sent messages; one transaction.
-
-    NotFound for a mailing that is not there, or a space without a minting key; MailRefused for a mail that has the
-    pixel of another mail.
-    """
+    """`make_ready` and counted among the mailing's sent messages, in one transaction."""
     async with connection.transaction():
-        terms = await read_terms(
-            connection, settings, dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
-        )
-        ceiling = min(terms.mode, limits.ceiling)
-        found = await _find(connection, source, dispatch)
-        numbered: list[NumberedLink] = []
-        mark = b""
-        if found.is_prepared:
-            # Opt-outs were taken out then: a link that was left on purpose looks like one that is new.
-            found.untouched["prepared_before"] = len(found.others)
-            prepared = Prepared(source.raw, untouched=+found.untouched, counted=False)
-        elif ceiling is Mode.OFF:
-            prepared = Prepared(source.raw, untouched=+found.tracked_before)
-        else:
-            minter = Minter(found.ring, dispatch.message(ceiling), terms.base)
-            if limits.links and found.others:
-                numbered, mark = await _number(connection, dispatch, found.others)
-            prepared = _track(source, minter, found, numbered, limits)
+        records = _InTransaction(connection, settings)
+        prepared = await make_ready(records, source, dispatch, settings, limits)
         # Last, because senders of one mailing wait for each other from here to the commit.
-        await store.mark_links(connection, dispatch.mailing, numbered, mark)
+        await store.mark_links(connection, dispatch.mailing, records.numbered, records.mark)
         if prepared.counted:
-            await store.count_sent(connection, dispatch.mailing, prepared.ceiling)
+            await store.count_sent(connection, dispatch.mailing, prepared.ceiling, reason=prepared.reason)
     return prepared
+
+
+@dataclass(slots=True)
+class _InTransaction:
+    """Records of a single mail; its recipient is still to be marked for `numbered`."""
+
+    connection: Connection
+    settings: Settings
+    numbered: list[NumberedLink] = field(default_factory=list)
+    mark: bytes = b""
+
+    async def terms(self, dispatch: Dispatch) -> Terms:
+        return await read_terms(
+            self.connection, self.settings, dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
+        )
+
+    async def ring(self, space: int, key_ids: Collection[int]) -> KeyRing:
+        return await keys.key_ring(self.connection, space, key_ids)
+
+    async def number(self, dispatch: Dispatch, links: Sequence[Link], entries: Sequence[LinkEntry]) -> list[int]:
+        self.numbered, self.mark = await number_links(self.connection, dispatch, links, entries)
+        return [link.number for link in self.numbered]
+
+
+async def number_links(
+    connection: Connection, dispatch: Dispatch, links: Sequence[Link], entries: Sequence[LinkEntry]
+) -> tuple[list[NumberedLink], bytes]:
+    """The links with their numbers, and the recipient's mark for those that are hidden."""
+    fingerprints = await store.link_fingerprints(connection, dispatch.mailing)
+    described = [
+        fingerprints.describe(entry, describe_label(link.label, dispatch.recipient))
+        for entry, link in zip(entries, links, strict=True)
+    ]
+    mark = fingerprints.mark(dispatch.recipient)
+    return await store.number_links(connection, dispatch.mailing, described, mark), mark
 
 
 # --- what the mail has -----------------------------------------------------------------------------------------------
@@ -126,11 +188,11 @@ class _Found:
         return [link for link, new in zip(self.links, self.is_new, strict=True) if new]
 
 
-async def _find(connection: Connection, source: Source, dispatch: Dispatch) -> _Found:
+async def _find(records: Records, source: Source, dispatch: Dispatch) -> _Found:
     """Reads the mail, and opens the tokens in it; MailRefused if it was prepared for another dispatch."""
     links, untouched = _find_links(source)
     pixels = set(pixel_tokens(source.html(source.raw)))
-    ring = await keys.key_ring(connection, dispatch.space, key_ids(pixels.union(_click_tokens(links))))
+    ring = await records.ring(dispatch.space, key_ids(pixels.union(_click_tokens(links))))
     prepared = [message for token in pixels if (message := opened(ring, token, Kind.OPEN))]
     if differences := {name for message in prepared for name in dispatch.differences(message)}:
         raise MailRefused(
@@ -163,19 +225,18 @@ def _click_tokens(links: list[Link]) -> Iterator[str]:
 # --- what becomes of it ----------------------------------------------------------------------------------------------
 
 
-async def _number(connection: Connection, dispatch: Dispatch, links: list[Link]) -> tuple[list[NumberedLink], bytes]:
-    """The links with their patterns and numbers, and the recipient's mark for those that are hidden."""
-    fingerprints = await store.link_fingerprints(connection, dispatch.mailing)
-    entries = number_occurrences(pattern_of(link.destination, dispatch.recipient) for link in links)
-    described = [
-        fingerprints.describe(entry, describe_label(link.label, dispatch.recipient))
-        for entry, link in zip(entries, links, strict=True)
-    ]
-    mark = fingerprints.mark(dispatch.recipient)
-    return await store.number_links(connection, dispatch.mailing, described, mark), mark
+def _leave_protected(source: Source, found: "_Found", protection: str, settings: Settings) -> Prepared:
+    if settings.signed_mails == "refuse":
+        raise MailRefused(
+            f"the mail cannot be tracked ({protection}): any change would break its signature or its encryption; sign"
+            " or encrypt it after tracking, or let such mails pass untracked with MAILTRAIL_SIGNED_MAILS=pass"
+        )
+    return Prepared(source.noted(protection), untouched=+found.untouched, reason=protection)
 
 
-def _track(source: Source, minter: Minter, found: _Found, numbered: list[NumberedLink], limits: Limits) -> Prepared:
+def _track(
+    source: Source, minter: Minter, found: _Found, numbered: list[tuple[str, int]], limits: Limits
+) -> Prepared:
     if limits.links:
         minted = _mint(minter, found.others, numbered, found.untouched)
     else:
@@ -187,15 +248,14 @@ def _track(source: Source, minter: Minter, found: _Found, numbered: list[Numbere
 
 
 def _mint(
-    minter: Minter, links: list[Link], numbered: list[NumberedLink], untouched: Counter[str]
+    minter: Minter, links: list[Link], numbered: list[tuple[str, int]], untouched: Counter[str]
 ) -> list[TrackedLink | None]:
     """The tracked links; None and a count of the reason for each that cannot be."""
     minted: list[TrackedLink | None] = []
-    for link, entry in zip(links, numbered, strict=True):
-        pattern = entry.link.pattern
+    for link, (pattern, number) in zip(links, numbered, strict=True):
         try:
-            url = minter.click_url(link.destination, pattern, entry.number)
-            minted.append(TrackedLink(entry.number, pattern, link.label, url))
+            url = minter.click_url(link.destination, pattern, number)
+            minted.append(TrackedLink(number, pattern, link.label, url))
         except DestinationRefused as refused:
             untouched[refused.reason] += 1
             minted.append(None)
@@ -218,5 +278,11 @@ def _put_in(
     raw = source.rewrite(track, pixel_url).raw
     has_pixel = pixel_url is not None and any(token in pixel_url for token in pixel_tokens(source.html(raw)))
     if not tracked and not has_pixel:
-        return Prepared(raw, untouched=+untouched, counted=not untouched["already_tracked"])
+        counted = not untouched["already_tracked"]
+        return Prepared(raw, untouched=+untouched, counted=counted, reason=_reason(untouched) if counted else "")
     return Prepared(raw, minter.message_id, minter.message.ceiling, tuple(tracked), has_pixel, +untouched)
+
+
+def _reason(untouched: Counter[str]) -> str:
+    """Why a mail that could have been tracked has nothing of it."""
+    return next((word for word in ("declined", "malformed") if untouched[word]), "nothing")

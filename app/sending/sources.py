@@ -17,6 +17,7 @@ from .transfer import QuotedPrintable, decode_base64
 Form = Literal["mail", "html"]
 
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:|From ")  # `From `: of mbox files
+_FIRST_LINE = re.compile(rb"[^\n]*?(\r?\n)")
 _START_BYTES = 1_024
 
 
@@ -31,6 +32,9 @@ class Source(Protocol):
 
     def html(self, raw: bytes) -> Iterator[bytes]:
         """The shown HTML of `raw`, which is the source or what `rewrite` made of it, decoded to the charset's bytes."""
+
+    def noted(self, why_untracked: str) -> bytes:
+        """The source with a note that it went out untracked, where its form has a place for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,13 @@ class Mail:
                     yield decode_base64(encoded) or b""
                 else:
                     yield encoded
+
+    def noted(self, why_untracked: str) -> bytes:
+        """With one header field in front, where no signature covers it; behind the `From ` line of an mbox file."""
+        first = _FIRST_LINE.match(self.raw)
+        line_end = first[1] if first else b"\r\n"
+        at = first.end() if first and self.raw.startswith(b"From ") else 0
+        return self.raw[:at] + b"X-Mailtrail-Untracked: " + why_untracked.encode() + line_end + self.raw[at:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,10 @@ class Document:
 
     def html(self, raw: bytes) -> Iterator[bytes]:
         yield raw
+
+    def noted(self, why_untracked: str) -> bytes:
+        """There is no header; a document is never signed either."""
+        return self.raw
 
     def _text(self) -> str:
         return self.raw.decode(self._codec, "surrogateescape")

@@ -8,11 +8,12 @@ stays as it is. An error leaves nothing half done. Pure: no I/O.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from operator import itemgetter
 
 from ..errors import DestinationRefused, MailRefused, SettingsError
-from ..tracking.destinations import normalise
+from ..tracking.destinations import normalise, with_parameters
 from ..tracking.fingerprints import Described, Fingerprints
 from ..tracking.links import LinkEntry, describe_label, number_occurrences, pattern_of
 from ..tracking.modes import Mode
@@ -88,6 +89,8 @@ class Template:
     """The links that stay as they are in every mail, by reason."""
     tokens: frozenset[tuple[str, Kind]]
     """What looks like links and pixels that are tracked already."""
+    with_parameters: Callable[[str], "Template"]
+    """The template for a mailing whose parameters its links' destinations get, where they do not have them."""
     _texts: _Pool
     _slots: tuple[Slot, ...]
     _in_urls: tuple[int, ...]
@@ -107,6 +110,7 @@ class Template:
         encoding: str = "utf-8",
         leave: frozenset[str] = frozenset(),
         app_schemes: frozenset[str] = frozenset(),
+        parameters: str = "",
     ) -> "Template":
         """Reads the HTML by the rules of `rewrite_html`; `fields` are the names of the `{{ name }}` to be filled.
 
@@ -120,7 +124,16 @@ class Template:
             return str(len(found))  # told from the other edits' texts by being a number
 
         changes = change_html(marked.html, keep, "", FieldRules(encoding, leave, app_schemes, marked=marked))
-        return _assemble(marked, found, changes.edits, frozenset(fields), changes.untouched)
+        again = partial(cls.compile, html, fields, encoding=encoding, leave=leave, app_schemes=app_schemes)
+        return _assemble(
+            marked,
+            found,
+            changes.edits,
+            frozenset(fields),
+            changes.untouched,
+            parameters,
+            lambda others: again(parameters=others),
+        )
 
     def numbered(self, numbers: Sequence[int]) -> "Template":
         """The template with the links' numbers in the table `links`, in their order."""
@@ -258,7 +271,13 @@ class _Parts:
 
 
 def _assemble(
-    marked: Marked, found: list[Link], edits: list[Edit], fields: frozenset[str], untouched: Counter[str]
+    marked: Marked,
+    found: list[Link],
+    edits: list[Edit],
+    fields: frozenset[str],
+    untouched: Counter[str],
+    parameters: str,
+    with_parameters: Callable[[str], Template],
 ) -> Template:
     pieces: list[Part] = []
     links_at: list[int] = []
@@ -278,7 +297,7 @@ def _assemble(
     parts = _Parts()
     entries = number_occurrences(pattern_of(link.destination) for link in found)
     links = [
-        _link(marked, parts, link, entry, place, edit)
+        _link(marked, parts, link, entry, place, edit, parameters)
         for place, (link, entry, edit) in enumerate(zip(found, entries, link_edits, strict=True), 1)
     ]
     joined, source = parts.joined(pieces), parts.joined(marked.parts(0, len(marked.html)))
@@ -287,6 +306,7 @@ def _assemble(
         links=tuple(links),
         untouched=dict(untouched),
         tokens=_tokens(marked.html, found),
+        with_parameters=with_parameters,
         _texts=parts.texts,
         _slots=parts.slots,
         _in_urls=parts.in_urls,
@@ -297,9 +317,12 @@ def _assemble(
     )
 
 
-def _link(marked: Marked, parts: _Parts, link: Link, entry: LinkEntry, place: int, edit: Edit) -> TemplateLink:
-    packed = pack_link(NumberedLink(place, link.destination, registered=False))
-    destination = marked.parts_of_destination(link.destination)
+def _link(
+    marked: Marked, parts: _Parts, link: Link, entry: LinkEntry, place: int, edit: Edit, parameters: str
+) -> TemplateLink:
+    leads_to = with_parameters(link.destination, parameters)
+    packed = pack_link(NumberedLink(place, leads_to, registered=False))
+    destination = marked.parts_of_destination(leads_to)
     return TemplateLink(
         entry=entry,
         label=describe_label(marked.label(link.label)),

@@ -16,6 +16,7 @@ from operator import attrgetter
 from struct import Struct
 
 from ..tracking.pseudonyms import PSEUDONYM_BYTES
+from ..tracking.tokens import CorrelationIds
 from .rows import Row
 
 COLUMNS = (
@@ -27,6 +28,7 @@ COLUMNS = (
     "client_address",
     "user_agent",
     "url",
+    "correlation_ids",
     "clock_clamped",
     "kind",
     "mode",
@@ -61,10 +63,16 @@ _begin = Struct(">hiqiq").pack
 
 _TIME_AT = len(_begin(0, 0, 0, 0, 0)) - 8
 
-_begin_anonymized = Struct(f">hiqiqi{PSEUDONYM_BYTES}s{5 * len(_NULL)}s").pack
-"""The same, a pseudonym, and nulls for what only person-based hits have."""
+_NULLS = 6 * _NULL
+"""For what only person-based hits have."""
 
-_NULLS = 5 * _NULL
+_begin_anonymized = Struct(f">hiqiqi{PSEUDONYM_BYTES}s{len(_NULLS)}s").pack
+"""The same as `_begin`, a pseudonym, and the nulls."""
+
+_begin_array = Struct(">iiiii").pack
+"""Of PostgreSQL's `array_recv`: dimensions, whether there are nulls, the elements' type, their number, the first's."""
+
+_TEXT_TYPE = 25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +117,7 @@ class RowEncoder:
             _NULL if row.address is None else _inet(row.address),
             _text(row.user_agent),
             _text(row.url),
+            _texts(row.correlation_ids),
             shared.encoded,
         )
         return b"".join(fields), at, shared
@@ -152,11 +161,19 @@ def _is_nobody(row: Row) -> bool:
         and row.address is None
         and row.user_agent is None
         and row.url is None
+        and not row.correlation_ids
     )
 
 
 def _text(value: str | None) -> bytes:
     return _NULL if value is None else _bytes(value.encode())
+
+
+def _texts(values: CorrelationIds) -> bytes:
+    if not values:
+        return _NULL
+    begin = _begin_array(1, None in values, _TEXT_TYPE, len(values), 1)
+    return _bytes(begin + b"".join(map(_text, values)))
 
 
 def _bytes(value: bytes | None) -> bytes:

@@ -14,6 +14,7 @@ from msgspec.json import Decoder
 
 from ..journal.lines import DamagedLine, body_of
 from ..journal.segments import Stream
+from ..tracking.tokens import CorrelationIds
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -47,6 +48,7 @@ class Row(Struct, frozen=True, gc=False):
     address: str | None = None
     user_agent: str | None = None
     url: str | None = None
+    correlation_ids: CorrelationIds = ()
 
 
 MODES = {Stream.IDENTIFIED: ("person_based",), Stream.REDUCED: ("anonymized", "aggregate")}

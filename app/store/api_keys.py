@@ -14,7 +14,7 @@ from .pool import Connection, Row
 from .queries import queries
 
 _SQL = queries("api_keys")
-SCOPES = ("read", "write", "mint", "privacy")
+SCOPES = ("read", "write", "mint", "privacy", "relay")
 PREFIX = "mtk_"
 
 

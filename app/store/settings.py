@@ -20,6 +20,7 @@ from ..tracking.settings import (
     check_acknowledged,
     check_base_url,
     check_name,
+    check_url_parameters,
     default_mode,
     notices_of_space,
     relay_mode,
@@ -42,6 +43,7 @@ class NumberedLink:
     link: Described
     number: int
     is_due: bool
+    is_shown: bool
 
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
@@ -223,24 +225,48 @@ async def show_mailing(connection: Connection, space: int, mailing: int) -> Row:
 
 
 async def change_mailing(
-    connection: Connection, who: str, space: int, mailing: int, *, name: str | None = None, archived: bool | None = None
+    connection: Connection,
+    who: str,
+    space: int,
+    mailing: int,
+    *,
+    name: str | None = None,
+    archived: bool | None = None,
+    url_parameters: str | None = None,
 ) -> Row:
-    """Renames a mailing, or hides it from lists; its links work and are recorded as before."""
+    """Renames a mailing, hides it from lists, or gives the links of its coming mails parameters, "" for none.
+
+    Its links work and are recorded as before.
+    """
     async with connection.transaction():
         old = await connection.fetchrow(_SQL["lock_mailing_of_space"], space, mailing)
         if old is None:
             raise NotFound("there is no such mailing")
         hidden = archived_at(old, archived)
         called = old["name"] if name is None else check_name(name, "mailing")
+        parameters = old["url_parameters"] if url_parameters is None else _parameters(url_parameters)
+        values = called, hidden, parameters
         try:
             async with connection.transaction():
-                new = existing(await connection.fetchrow(_SQL["change_mailing"], space, mailing, called, hidden))
+                new = existing(await connection.fetchrow(_SQL["change_mailing"], space, mailing, *values))
         except UniqueViolationError:
             raise SettingsError(f"the event has a mailing {called!r} already", field="name") from None
-        states = [{"name": row["name"], "archived": row["archived_at"] is not None} for row in (old, new)]
+        states = [_mailing_state(row) for row in (old, new)]
         if states[0] != states[1]:
             await audit(connection, who, "mailing changed", space, old["name"], *states)
     return new
+
+
+def _mailing_state(row: Row) -> dict[str, Any]:
+    return {
+        "name": row["name"],
+        "archived": row["archived_at"] is not None,
+        "url_parameters": row["url_parameters"],
+    }
+
+
+def _parameters(text: str) -> str | None:
+    return check_url_parameters(text) if text.strip() else None
 
 
 async def find_mailing(connection: Connection, space: int, event: int, name: str) -> Row:
@@ -286,12 +312,15 @@ async def ensure_mailing(
         return row, False
 
 
-async def create_mailing(connection: Connection, who: str, space: int, event: int | None, name: str) -> Row:
-    name = check_name(name, "mailing")
+async def create_mailing(
+    connection: Connection, who: str, space: int, event: int | None, name: str, *, url_parameters: str = ""
+) -> Row:
+    """A new mailing; `url_parameters` are added to its tracked links' destinations where they are not there yet."""
+    name, parameters = check_name(name, "mailing"), _parameters(url_parameters)
     async with connection.transaction():
         row = await with_new_id(
             MAILING_BITS,
-            lambda new: connection.fetchrow(_SQL["create_mailing"], new, space, event, name),
+            lambda new: connection.fetchrow(_SQL["create_mailing"], new, space, event, name, parameters),
             f"the event has a mailing {name!r} already",
         )
         await audit(connection, who, "mailing created", space, name)
@@ -339,11 +368,13 @@ async def is_registered(connection: Connection, mailing: int, link: Described) -
 
 async def _link_numbers(
     connection: Connection, mailing: int, links: Sequence[Described], mark: bytes
-) -> dict[tuple[bytes, int], tuple[int, bool]]:
+) -> dict[tuple[bytes, int], tuple[int, bool, bool]]:
     rows = await connection.fetch(
         _SQL["link_numbers"], mailing, [link.fingerprint for link in links], [link.occurrence for link in links], mark
     )
-    return {(row["fingerprint"], row["occurrence"]): (row["number"], row["is_due"]) for row in rows}
+    return {
+        (row["fingerprint"], row["occurrence"]): (row["number"], row["is_due"], row["is_shown"]) for row in rows
+    }
 
 
 async def mark_links(connection: Connection, mailing: int, numbered: Sequence[NumberedLink], mark: bytes) -> None:
@@ -366,13 +397,15 @@ async def mark_links(connection: Connection, mailing: int, numbered: Sequence[Nu
 
 
 async def list_sent(connection: Connection, mailing: int) -> list[Row]:
-    """The denominators by ceiling, the most talkative first."""
+    """The denominators by ceiling, the most talkative first, the untracked by reason."""
     return await connection.fetch(_SQL["sent"], mailing)
 
 
-async def count_sent(connection: Connection, mailing: int, ceiling: Mode, messages: int = 1) -> None:
-    """Adds to the mailing's denominators; the ceiling `off` counts messages that went out untracked."""
-    await connection.execute(_SQL["count_sent"], mailing, ceiling.label, messages)
+async def count_sent(
+    connection: Connection, mailing: int, ceiling: Mode, messages: int = 1, *, reason: str = ""
+) -> None:
+    """Adds to the mailing's denominators; the ceiling `off` counts messages that went out untracked, and why."""
+    await connection.execute(_SQL["count_sent"], mailing, ceiling.label, messages, reason)
 
 
 async def override_link(

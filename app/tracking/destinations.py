@@ -9,6 +9,7 @@ here, because ada knows UTF-8 only and browsers use the document's encoding ther
 
 import codecs
 import re
+from urllib.parse import unquote_to_bytes
 
 from ada_url import URL
 
@@ -99,6 +100,26 @@ def normalise(
     if not _SENDABLE.fullmatch(href):
         raise DestinationRefused("invalid", "the URL cannot be written in printable ASCII")
     return href
+
+
+def with_parameters(destination: str, parameters: str) -> str:
+    """A normalised destination with those parameters (`a=b&c=d`, normalised) whose names its query does not have.
+
+    They go before the fragment. Only http and https have a query that we know the meaning of; others stay.
+    """
+    if not parameters or not destination.startswith(("http://", "https://")):
+        return destination
+    before_fragment, hash_sign, fragment = destination.partition("#")
+    head, _, query = before_fragment.partition("?")
+    there = set(map(_parameter_name, query.split("&")))
+    missing = [pair for pair in parameters.split("&") if _parameter_name(pair) not in there]
+    if not missing:
+        return destination
+    return f"{head}?{'&'.join([*([query] if query else []), *missing])}{hash_sign}{fragment}"
+
+
+def _parameter_name(pair: str) -> bytes:
+    return unquote_to_bytes(pair.partition("=")[0].replace("+", " "))
 
 
 def _parse(text: str, base: str | None) -> URL | None:

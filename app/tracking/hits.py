@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from .modes import Mode
 from .pseudonyms import pseudonym as pseudonym_of
-from .tokens import Kind, Token
+from .tokens import CorrelationIds, Kind, Token
 
 # Looked up by its class, each would cost as much as some of the steps of `reduce` (Python 3.11).
 _OFF, _ANONYMIZED, _PERSON_BASED = Mode.OFF, Mode.ANONYMIZED, Mode.PERSON_BASED
@@ -95,6 +95,7 @@ class Hit(Struct, frozen=True, gc=False):
     client_address: str | None = None
     user_agent: str | None = None
     url: str | None = None
+    correlation_ids: CorrelationIds = ()
 
 
 def reduce(
@@ -117,9 +118,11 @@ def reduce(
         return None
     at, pseudonym, gap, recipient, nonce, address = request.at.hour, None, None, None, None, None
     family = user_agent = url = None
+    correlation_ids: CorrelationIds = ()
     if mode is _PERSON_BASED:
         at, family, recipient, nonce = request.at.exact, agent.family, token.recipient, token.nonce
         user_agent, url = request.user_agent, token.destination or None
+        correlation_ids = token.correlation_ids
         if request.client_address is not None:
             address = _kept_address(request.client_address, ip_policy)
     elif mode is _ANONYMIZED:
@@ -151,6 +154,7 @@ def reduce(
         address,
         user_agent,
         url,
+        correlation_ids,
     )
 
 

@@ -17,6 +17,9 @@ MAX_NAME_LENGTH = 200
 MAX_RECIPIENT_BYTES = 320
 """As much as the longest e-mail address; the token carries it."""
 
+MAX_CORRELATION_ID_BYTES = 255
+MAX_URL_PARAMETERS_LENGTH = 1_000
+
 _UNSEALABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
 
 
@@ -169,6 +172,35 @@ def check_recipient(recipient: str) -> str:
             " give a shorter id"
         )
     return recipient
+
+
+def check_correlation_id(text: str) -> str:
+    """A sender's own id of a mail, without spaces around it; SettingsError for one that cannot be sealed."""
+    text = text.strip()
+    length = len(text.encode(errors="surrogatepass"))
+    if not 0 < length <= MAX_CORRELATION_ID_BYTES or any(unicodedata.category(each) in _UNSEALABLE for each in text):
+        raise SettingsError(
+            f"a correlation id has 1 to {MAX_CORRELATION_ID_BYTES} bytes and no control characters; give another"
+        )
+    return text
+
+
+def check_url_parameters(text: str) -> str:
+    """Parameters for the links of a mailing, `name=value` joined by `&`, as a browser writes them."""
+    query = text.strip().removeprefix("?").strip("&")
+    try:
+        url = normalise(f"https://a.example/?{query}")
+    except DestinationRefused:
+        url = ""
+    pairs = url.partition("?")[2].split("&")
+    names = [pair.partition("=")[0] for pair in pairs]
+    if "#" in url or not all(names) or len(set(names)) < len(names) or len(url) > MAX_URL_PARAMETERS_LENGTH:
+        raise SettingsError(
+            "parameters are name=value joined by &, each name once, at most"
+            f" {MAX_URL_PARAMETERS_LENGTH} characters, e.g. utm_source=newsletter&utm_medium=email",
+            field="url_parameters",
+        )
+    return "&".join(pairs)
 
 
 def check_base_url(url: str) -> str:

@@ -8,6 +8,8 @@ order, big-endian:
     flags 1 · issue day 2 · event 4 · mailing 6 · nonce 8 (not in aggregate) · link number varint (click)
     · recipient length varint and bytes (only under a person_based ceiling) · destination (click; ASCII, the rest)
 
+Where a mail has correlation ids, the sender's own of single mails, they stand in the recipient's bytes.
+
 Invariants: only the canonical spelling of a token opens; a token whose ceiling is below person_based has no recipient
 field at all; the kind is inside the seal, so that a click token is no open token and a message id is neither.
 """
@@ -34,6 +36,9 @@ VERSION = 1
 MAX_TOKEN_BYTES = 6_144
 SECRET_BYTES = 64
 NONCE_BYTES = 8
+CORRELATION_IDS = 3
+"""So many a mail may have."""
+
 _HEADER_BYTES = 4
 _EPOCH = date(2020, 1, 1).toordinal()
 _HTTPS = "https://"
@@ -49,6 +54,9 @@ class Kind(Enum):
     def __init__(self, _: int) -> None:
         self.label = self.name.lower()
 
+
+CorrelationIds = tuple[str | None, ...]
+"""Empty, or one for each place; None where there is none."""
 
 # Looked up by its class, each would cost a tenth of opening a token (Python 3.11).
 _CLICK, _AGGREGATE, _PERSON_BASED = Kind.CLICK, Mode.AGGREGATE, Mode.PERSON_BASED
@@ -66,7 +74,8 @@ class Message(Struct, frozen=True, gc=False):
     """One mail to one recipient: everything that its links and its pixel share.
 
     `space`, `event` and `mailing` are random ids of 32, 32 and 48 bits; `issue_day` is a UTC day; `nonce` has 8 bytes.
-    The recipient exists only under a person_based ceiling: `Message` drops it under any lower one.
+    The recipient and the correlation ids exist only under a person_based ceiling: `Message` drops them under any lower
+    one.
     """
 
     space: int
@@ -78,12 +87,14 @@ class Message(Struct, frozen=True, gc=False):
     issue_day: date
     recipient: str | None = None
     nonce: bytes = b""
+    correlation_ids: CorrelationIds = ()
 
     def __post_init__(self) -> None:
         if self.ceiling is Mode.OFF:
             raise ValueError("a message whose tracking is off has no tokens")
         if self.ceiling is not Mode.PERSON_BASED:
             force_setattr(self, "recipient", None)
+            force_setattr(self, "correlation_ids", ())
         if self.ceiling is Mode.AGGREGATE:
             force_setattr(self, "nonce", b"")
         elif not self.nonce:
@@ -114,7 +125,7 @@ class Edition(Struct, frozen=True, gc=False):
     issue_day: date
     scheme: str
 
-    def of(self, recipient: str | None, nonce: bytes) -> Message:
+    def of(self, recipient: str | None, nonce: bytes, correlation_ids: CorrelationIds = ()) -> Message:
         """One message of it."""
         return Message(
             space=self.space,
@@ -126,13 +137,14 @@ class Edition(Struct, frozen=True, gc=False):
             issue_day=self.issue_day,
             recipient=recipient,
             nonce=nonce,
+            correlation_ids=correlation_ids,
         )
 
 
 class Token(Struct, frozen=True, gc=False):
     """An opened token. Clicks have `link` and `destination`; `registered`: the number is an entry of `links`.
 
-    `recipient` and `nonce` are the message's, each only where the ceiling allows it.
+    `recipient`, `nonce` and `correlation_ids` are the message's, each only where the ceiling allows it.
     """
 
     edition: Edition
@@ -141,11 +153,12 @@ class Token(Struct, frozen=True, gc=False):
     link: int = 0
     registered: bool = True
     destination: str = ""
+    correlation_ids: CorrelationIds = ()
 
     @property
     def message(self) -> Message:
         """The message that it was minted from."""
-        return self.edition.of(self.recipient, self.nonce)
+        return self.edition.of(self.recipient, self.nonce, self.correlation_ids)
 
 
 class Link(NamedTuple):
@@ -410,17 +423,19 @@ def _unpack(plaintext: bytes, edition: Edition) -> Token:
         if link >= 0x80:
             link, at = _read_varint(plaintext, at - 1)
     recipient = None
+    correlation_ids: CorrelationIds = ()
     if edition.ceiling is _PERSON_BASED:
         head, at = plaintext[at], at + 1
         if head >= 0x80:
             head, at = _read_varint(plaintext, at - 1)
         end = at + (head >> 2)
-        recipient = _unpack_recipient(head & 3, plaintext[at:end])
+        packing, packed = head & 3, plaintext[at:end]
+        if packing == _WITH_IDS:
+            packing, packed, correlation_ids = _unpack_with_ids(packed)
+        recipient = _unpack_recipient(packing, packed)
         at = end
-    if edition.kind is not _CLICK:
-        return Token(edition, recipient, nonce)
-    destination = edition.scheme + plaintext[at:].decode("ascii")
-    return Token(edition, recipient, nonce, link >> 1, not link & 1, destination)
+    destination = edition.scheme + plaintext[at:].decode("ascii") if edition.kind is _CLICK else ""
+    return Token(edition, recipient, nonce, link >> 1, not link & 1, destination, correlation_ids)
 
 
 def _pack_recipient_field(message: Message) -> bytes:
@@ -428,10 +443,16 @@ def _pack_recipient_field(message: Message) -> bytes:
     if message.ceiling is not Mode.PERSON_BASED:
         return b""
     packing, packed = _pack_recipient(message.recipient)
+    if message.correlation_ids:
+        packing, packed = _WITH_IDS, _pack_with_ids(packing, packed, message.correlation_ids)
     return _varint(packing | len(packed) << 2) + packed
 
 
-# How a recipient is packed: 0 there is none, 1 UTF-8, 2 a canonical UUID in its 16 bytes.
+# How a recipient is packed: 0 there is none, 1 UTF-8, 2 a canonical UUID in its 16 bytes, 3 any of these as a field of
+# its own, and then each correlation id: its length and 1, or 0 for none, as varint, and its UTF-8.
+_WITH_IDS = 3
+
+
 def _pack_recipient(recipient: str | None) -> tuple[int, bytes]:
     if recipient is None:
         return 0, b""
@@ -446,6 +467,26 @@ def _unpack_recipient(packing: int, packed: bytes) -> str | None:
     if packing == 0:
         return None
     return packed.decode() if packing == 1 else str(uuid.UUID(bytes=packed))
+
+
+def _pack_with_ids(packing: int, packed: bytes, correlation_ids: CorrelationIds) -> bytes:
+    fields = [_varint(packing | len(packed) << 2), packed]
+    for each in correlation_ids:
+        encoded = b"" if each is None else each.encode()
+        fields += (_varint(0 if each is None else len(encoded) + 1), encoded)
+    return b"".join(fields)
+
+
+def _unpack_with_ids(field: bytes) -> tuple[int, bytes, CorrelationIds]:
+    head, at = _read_varint(field, 0)
+    end = at + (head >> 2)
+    packed = field[at:end]
+    found: list[str | None] = []
+    while end < len(field):
+        length, at = _read_varint(field, end)
+        end = at + max(length - 1, 0)
+        found.append(field[at:end].decode() if length else None)
+    return head & 3, packed, tuple(found)
 
 
 def _varint(number: int) -> bytes:

@@ -41,7 +41,10 @@ select
     hits.client_address,
     hits.user_agent,
     hits.url,
-    hits.clock_clamped
+    hits.clock_clamped,
+    hits.correlation_ids[1] as correlation_id1,
+    hits.correlation_ids[2] as correlation_id2,
+    hits.correlation_ids[3] as correlation_id3
 from mailtrail.hits as hits
 left join mailtrail.spaces as spaces on spaces.id = hits.space_id
 left join mailtrail.events as events on events.space_id = hits.space_id and events.id = hits.event_id
@@ -50,7 +53,8 @@ left join mailtrail.described_links as links
     on links.mailing_id = mailings.id and links.number = hits.link and hits.registered and hits.kind = 'click';
 comment on view analytics.hits is
     'Every hit that is kept, with the names of its settings. message tells messages apart: the nonce in person_based'
-    ' hits, the pseudonym in anonymized ones; it is null in aggregate hits and once the day key is gone.';
+    ' hits, the pseudonym in anonymized ones; it is null in aggregate hits and once the day key is gone. correlation_id1'
+    ' to 3 are the sender''s own ids of the mail, in person_based hits only.';
 
 create or replace view analytics.mailings as
 with counted as (
@@ -86,6 +90,7 @@ sent as (
         sum(messages)::bigint as sent,
         coalesce(sum(messages) filter (where ceiling = 'person_based'), 0)::bigint as sent_person_based,
         coalesce(sum(messages) filter (where ceiling = 'anonymized'), 0)::bigint as sent_anonymized,
+        coalesce(sum(messages) filter (where ceiling = 'aggregate'), 0)::bigint as sent_aggregate,
         coalesce(sum(messages) filter (where ceiling = 'off'), 0)::bigint as sent_untracked
     from mailtrail.sent
     group by mailing_id
@@ -115,7 +120,8 @@ select
     coalesce(counted.automated_opens, 0) as automated_opens,
     coalesce(counted.automated_clicks, 0) as automated_clicks,
     counted.first_hit,
-    counted.last_hit
+    counted.last_hit,
+    coalesce(sent.sent_aggregate, 0) as sent_aggregate
 from mailtrail.mailings as mailings
 join mailtrail.spaces as spaces on spaces.id = mailings.space_id
 left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id
@@ -124,6 +130,23 @@ left join counted on counted.space_id = mailings.space_id and counted.mailing_id
 comment on view analytics.mailings is
     'One row a mailing: messages sent by ceiling, opens and clicks, total and unique, person-based and anonymized side'
     ' by side. From single hits: it reaches back as far as hits_retention_days.';
+
+create or replace view analytics.sent as
+select
+    spaces.name as space,
+    events.name as event,
+    mailings.name as mailing,
+    sent.mailing_id,
+    case sent.ceiling when 'off' then 'untracked' else sent.ceiling end as tracking,
+    nullif(sent.reason, '') as reason,
+    sent.messages
+from mailtrail.sent as sent
+join mailtrail.mailings as mailings on mailings.id = sent.mailing_id
+join mailtrail.spaces as spaces on spaces.id = mailings.space_id
+left join mailtrail.events as events on events.space_id = mailings.space_id and events.id = mailings.event_id;
+comment on view analytics.sent is
+    'The denominators of each mailing: messages by how their tokens allow to track them, and of the untracked why: off'
+    ' (the settings), declined (the sender), dkim, signed, encrypted, malformed, nothing (no link and no HTML).';
 
 create or replace view analytics.links as
 select

@@ -82,8 +82,8 @@ where mailings.space_id = $1 and ($2::bigint is null or mailings.event_id = $2)
 order by mailings.created_at desc, mailings.id desc
 limit $7;
 
--- change_mailing: its name, and whether lists show it
-update mailtrail.mailings set name = $3, archived_at = $4 where space_id = $1 and id = $2 returning *;
+-- change_mailing: its name, whether lists show it, and its links' parameters
+update mailtrail.mailings set name = $3, archived_at = $4, url_parameters = $5 where space_id = $1 and id = $2 returning *;
 
 -- lock_mailing_of_space: nobody changes it until the transaction ends
 select * from mailtrail.mailings where space_id = $1 and id = $2 for update;
@@ -118,7 +118,7 @@ where mailings.space_id = $1 and mailings.id = $2;
 
 -- terms: what decides about a mail: its space, its event if that is there, and whether the mailing is theirs
 select spaces.default_mode, spaces.relay_mode, spaces.deleted_at is not null as deleted, spaces.tracking_url,
-    events.by_permission, mailings.id is not null as has_mailing
+    events.by_permission, mailings.id is not null as has_mailing, mailings.url_parameters
 from mailtrail.spaces as spaces
 left join mailtrail.events as events on events.space_id = spaces.id and events.id = $2
 left join mailtrail.mailings as mailings
@@ -126,7 +126,7 @@ left join mailtrail.mailings as mailings
 where spaces.id = $1;
 
 -- create_mailing: of an event
-insert into mailtrail.mailings (id, space_id, event_id, name) values ($1, $2, $3, $4)
+insert into mailtrail.mailings (id, space_id, event_id, name, url_parameters) values ($1, $2, $3, $4, $5)
 on conflict do nothing returning *;
 
 -- lock_mailing: one numbering of its links at a time; whoever only refers to the mailing does not wait
@@ -142,8 +142,9 @@ order by links.number;
 -- link_key: what makes the fingerprints of links
 select key from vault.link_key;
 
--- link_numbers: of these (fingerprint, occurrence), where they have one, and whether this recipient's mark is due
-select links.fingerprint, links.occurrence, links.number, coalesce(position($4::bytea in links.marks) = 0, false) as is_due
+-- link_numbers: of these (fingerprint, occurrence), where they have one, whether this recipient's mark is due, or none is
+select links.fingerprint, links.occurrence, links.number,
+    coalesce(position($4::bytea in links.marks) = 0, false) as is_due, links.marks is null as is_shown
 from unnest($2::bytea[], $3::integer[]) as wanted (fingerprint, occurrence)
 join mailtrail.links as links
     on links.mailing_id = $1 and links.fingerprint = wanted.fingerprint and links.occurrence = wanted.occurrence;
@@ -180,13 +181,13 @@ update mailtrail.links as links set
 from unnest($2::integer[], $3::text[], $4::text[]) as shown (number, pattern, label)
 where links.mailing_id = $1 and links.number = shown.number;
 
--- count_sent: one more message made under this ceiling
-insert into mailtrail.sent (mailing_id, ceiling, messages) values ($1, $2, $3)
-on conflict (mailing_id, ceiling) do update set messages = sent.messages + excluded.messages;
+-- count_sent: more messages made under this ceiling, or untracked for this reason
+insert into mailtrail.sent (mailing_id, ceiling, messages, reason) values ($1, $2, $3, $4)
+on conflict (mailing_id, ceiling, reason) do update set messages = sent.messages + excluded.messages;
 
 -- sent: a mailing's denominators
-select ceiling, messages from mailtrail.sent where mailing_id = $1
-order by array_position(array['person_based', 'anonymized', 'aggregate', 'off'], ceiling);
+select ceiling, messages, reason from mailtrail.sent where mailing_id = $1
+order by array_position(array['person_based', 'anonymized', 'aggregate', 'off'], ceiling), reason;
 
 -- override_link: sends a link elsewhere, or switches it off with null
 insert into mailtrail.link_overrides (mailing_id, number, destination) values ($1, $2, $3)

@@ -180,6 +180,7 @@ def test_refusals_of_rules_are_said_in_plain_words() -> None:
         lambda: rules.check_name("", "user"),
         lambda: rules.check_name("", "key"),
         lambda: rules.check_base_url("nonsense"),
+        lambda: rules.check_url_parameters("=nonsense"),
         lambda: rules.relay_mode("permission"),
         lambda: check_override("javascript:alert(1)"),
         lambda: check_override("/relative"),

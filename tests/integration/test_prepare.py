@@ -1,6 +1,7 @@
 """Mails made ready for sending, on a real database: numbers, ceilings, denominators, and nothing twice."""
 
 import asyncio
+import email
 import json
 import os
 import re
@@ -58,6 +59,12 @@ async def sent(shop: Connection, mailing: str = "November") -> dict[str, int]:
     space = (await store.find_space(shop, "Shop"))["id"]
     found = await store.find_mailing_of_space(shop, space, mailing)
     return {row["ceiling"]: row["messages"] for row in await store.list_sent(shop, found["id"])}
+
+
+async def reasons(shop: Connection, mailing: str = "November") -> dict[tuple[str, str], int]:
+    space = (await store.find_space(shop, "Shop"))["id"]
+    found = await store.find_mailing_of_space(shop, space, mailing)
+    return {(row["ceiling"], row["reason"]): row["messages"] for row in await store.list_sent(shop, found["id"])}
 
 
 async def links(shop: Connection, dispatch: Dispatch) -> dict[int, str]:
@@ -549,18 +556,38 @@ async def test_a_deleted_space_tracks_nothing_and_counts_the_mail(shop: Connecti
         (b"DKIM-Signature: v=1\nContent-Type: text/html\n\n<a href='https://a.example'>x</a>", "dkim"),
         (b"Content-Type: multipart/signed; boundary=x\n\n--x\nContent-Type: text/html\n\n<p>\n--x--\n", "signed"),
         (b"Content-Type: text/plain\n\n-----BEGIN PGP MESSAGE-----\nhttps://a.example\n", "encrypted"),
-        (b"Content-Type: text/plain\n\nNo link in here.\n", None),
+        (b"From max@example.com Mon\nDKIM-Signature: v=1\n\nhttps://a.example\n", "dkim"),
+        (b"DKIM-Signature: v=1\r\n\r\nhttps://a.example\r\n", "dkim"),
+        (b"Content-Type: text/html\n<a href='https://a.example'>x</a>", "malformed"),
+        (b"Content-Type: text/plain\n\nNo link in here.\n", "nothing"),
     ],
 )
-async def test_a_mail_that_carries_no_token_counts_as_untracked(
-    shop: Connection, raw: bytes, reason: str | None
-) -> None:
+async def test_a_mail_that_carries_no_token_counts_as_untracked(shop: Connection, raw: bytes, reason: str) -> None:
     dispatch = await dispatch_to(shop)
     prepared = await prepare(shop, Mail(raw), dispatch, SETTINGS)
-    assert (raw, None, Mode.OFF) == (prepared.raw, prepared.message_id, prepared.ceiling)
-    assert Counter([reason] if reason else []) == prepared.untouched
-    assert {"off": 1} == await sent(shop)
+    line_end = b"\r\n" if b"\r\n" in raw else b"\n"
+    note = b"X-Mailtrail-Untracked: " + reason.encode() + line_end
+    if reason in ("malformed", "nothing"):
+        assert raw == prepared.raw
+    else:
+        assert raw == prepared.raw.replace(note, b"", 1) != prepared.raw
+        assert "X-Mailtrail-Untracked" in email.message_from_bytes(prepared.raw)
+    assert (None, Mode.OFF, reason) == (prepared.message_id, prepared.ceiling, prepared.reason)
+    assert Counter([] if reason == "nothing" else [reason]) == prepared.untouched
+    assert {("off", reason): 1} == await reasons(shop)
     assert {} == await links(shop, dispatch)
+
+
+async def test_protected_mails_are_refused_where_the_settings_say_so(shop: Connection) -> None:
+    strict = Settings(public_url="https://t.example", signed_mails="refuse")
+    signed = Mail(b"DKIM-Signature: v=1\nContent-Type: text/html\n\n<a href='https://a.example'>x</a>")
+    dispatch = await dispatch_to(shop)
+    with pytest.raises(MailRefused, match=r"\(dkim\).*MAILTRAIL_SIGNED_MAILS=pass"):
+        await prepare(shop, signed, dispatch, strict)
+    assert {} == await reasons(shop)
+    # Where nothing is to be tracked, nothing would be broken.
+    untracked = await prepare(shop, signed, dispatch, strict, Limits(ceiling=Mode.OFF))
+    assert (signed.raw, "declined") == (untracked.raw, untracked.reason)
 
 
 async def test_limits_take_away_and_never_add(shop: Connection) -> None:
@@ -578,7 +605,7 @@ async def test_limits_take_away_and_never_add(shop: Connection) -> None:
     assert (None, Mode.OFF) == (nothing.message_id, nothing.ceiling)
     off = await prepare(shop, source, dispatch, SETTINGS, Limits(ceiling=Mode.OFF))
     assert (source.raw, Mode.OFF) == (off.raw, off.ceiling)
-    assert {"anonymized": 3, "off": 2} == await sent(shop)
+    assert {("anonymized", ""): 3, ("off", "declined"): 2} == await reasons(shop)
 
 
 async def test_under_aggregate_everybodys_mail_is_the_same(shop: Connection) -> None:
@@ -607,7 +634,46 @@ async def test_through_the_relay_the_relays_setting_counts(shop: Connection) -> 
     assert {(Mode.ANONYMIZED, Origin.RELAY, 0)} == {
         (token.message.ceiling, token.message.origin, token.message.event) for token in await opened(shop, prepared)
     }
-    assert {"off": 1, "anonymized": 1} == await sent(shop, "2026-11-24")
+    assert {("off", "off"): 1, ("anonymized", ""): 1} == await reasons(shop, "2026-11-24")
+
+
+async def test_correlation_ids_are_sealed_for_persons_only(shop: Connection) -> None:
+    space = await store.find_space(shop, "Shop")
+    group, _ = await store.ensure_mailing(shop, WHO, space["id"], None, "2026-11-24")
+    ids = ("order-17", None, "invoice-4")
+    dispatch = Dispatch(space["id"], None, group["id"], RECIPIENT, Permission.UNKNOWN, ids)
+    source = Mail((MAILS / "newsletter.eml").read_bytes())
+    for mode, sealed in (("anonymized", ()), ("person_based", ids)):
+        await store.change_space(shop, WHO, space["id"], relay=mode, acknowledged=[Notice.CONSENT])
+        prepared = await prepare(shop, source, dispatch, SETTINGS)
+        assert {sealed} == {token.correlation_ids for token in await opened(shop, prepared)}
+        assert any(b"order-17" in plaintext for plaintext in await plaintexts(shop, prepared)) is bool(sealed)
+
+
+async def test_a_mailings_parameters_go_to_where_its_links_lead_and_into_no_pattern(shop: Connection) -> None:
+    urls = [
+        "https://shop.example/jackets",
+        "https://shop.example/boots?size=42#top",
+        "https://shop.example/hats?utm_source=own&utm%5Fmedium=",
+        "http://shop.example/#/route?utm_source=spa",
+    ]
+    dispatch = await dispatch_to(shop)
+    before = await prepare(shop, page(*urls), dispatch, SETTINGS)
+    parameters = "utm_source=news letter&utm_medium=email"
+    await store.change_mailing(shop, WHO, dispatch.space, dispatch.mailing, url_parameters=parameters)
+    prepared = await prepare(shop, page(*urls), dispatch, SETTINGS)
+    both = "utm_source=news%20letter&utm_medium=email"
+    assert [
+        f"https://shop.example/jackets?{both}",
+        f"https://shop.example/boots?size=42&{both}#top",
+        urls[2],
+        f"http://shop.example/?{both}#/route?utm_source=spa",
+    ] == [token.destination for token in await opened(shop, prepared)]
+    described = [[(link.number, link.pattern) for link in each.links] for each in (before, prepared)]
+    assert described[0] == described[1]
+
+    minter, url, _ = await start_with_link(shop, dispatch, "https://shop.example/sale", SETTINGS)
+    assert f"https://shop.example/sale?{both}" == minter.ring.open(click_token(url), Kind.CLICK).destination
 
 
 async def test_links_are_made_for_the_spaces_own_url(shop: Connection) -> None:

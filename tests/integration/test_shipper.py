@@ -53,6 +53,7 @@ async def test_every_field_arrives(store: Connection, database_url: str, tmp_pat
         user_agent='Mozilla "5" \\ \n ü',
         url="https://a.example/?q=%00&ü=1",
         outcome=Outcome.CORRECTED,
+        correlation_ids=("order 17", None, "ü,\"}\\"),
     )
     gap = replace(ANONYMIZED, pseudonym=None, pseudonym_gap=PseudonymGap.KEY_DESTROYED, agent_family="Apple Mail")
     hits = [full, ANONYMIZED, replace(gap, hit_id=3), replace(AGGREGATE, hit_id=4, outcome=Outcome.GONE)]
@@ -67,9 +68,10 @@ async def test_every_field_arrives(store: Connection, database_url: str, tmp_pat
             *(hit.link_registered, hit.agent_kind, hit.agent_family, hit.recipient, hit.nonce, hit.pseudonym),
             hit.pseudonym_gap and hit.pseudonym_gap.value,
             *(hit.client_address, hit.user_agent, hit.url, hit.outcome.value, False),
+            list(hit.correlation_ids) or None,
         )
         names = "at kind mode space_id event_id mailing_id link registered agent agent_family recipient nonce pseudonym"
-        names += " pseudonym_gap client_address user_agent url outcome clock_clamped"
+        names += " pseudonym_gap client_address user_agent url outcome clock_clamped correlation_ids"
         stored = [row[name] for name in names.split()]
         stored[14] = stored[14] and str(stored[14])
         assert list(expected) == stored

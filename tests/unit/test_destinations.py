@@ -1,13 +1,14 @@
 """Destinations: what browsers request for what stands in a link, or a typed reason why nothing can be."""
 
 import re
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DestinationRefused
-from app.tracking.destinations import MAX_LENGTH, NEVER_SCHEMES, normalise, web_codec
+from app.tracking.destinations import MAX_LENGTH, NEVER_SCHEMES, normalise, web_codec, with_parameters
 
 many_examples = settings(max_examples=500, deadline=None)
 WEB_PIECES = "http://,HTTPS:,//,/,\\,?,#,@,:,a.example,ü,%,%41,..,.,[::1],1.2,xn--,javascript:,shop:,&,=,{x},|,^"
@@ -139,3 +140,40 @@ def test_charset_labels(label: str, codec: str | None) -> None:
 def test_any_label_is_a_text_codec_or_none(label: str) -> None:
     codec = web_codec(label)
     assert codec is None or "a".encode(codec).strip(b"\x00") == b"a"
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+UTM = "utm_source=news%20letter&utm_medium=email"
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("https://a.example/", f"https://a.example/?{UTM}"),
+        ("https://a.example/?", f"https://a.example/?{UTM}"),
+        ("https://a.example/x?a=1#top", f"https://a.example/x?a=1&{UTM}#top"),
+        ("https://a.example/#/x?utm_source=1", f"https://a.example/?{UTM}#/x?utm_source=1"),
+        ("https://a.example/?utm_source=own", "https://a.example/?utm_source=own&utm_medium=email"),
+        ("https://a.example/?utm%5Fsource=&utm_medium", "https://a.example/?utm%5Fsource=&utm_medium"),
+        ("https://a.example/?UTM_SOURCE=1", f"https://a.example/?UTM_SOURCE=1&{UTM}"),
+        ("shop:product?id=1", "shop:product?id=1"),
+    ],
+)
+def test_parameters_are_added_once(destination: str, expected: str) -> None:
+    assert expected == with_parameters(destination, UTM)
+    assert expected == with_parameters(expected, UTM)
+    assert destination == with_parameters(destination, "")
+
+
+@many_examples
+@given(urls.map(lambda url: f"https://a.example/{url}"))
+def test_what_gets_parameters_is_a_destination_still(url: str) -> None:
+    try:
+        destination = normalise(url)
+    except DestinationRefused:
+        return
+    added = with_parameters(destination, UTM)
+    assert added == normalise(added) == with_parameters(added, UTM)
+    assert urlsplit(destination)._replace(query="") == urlsplit(added)._replace(query="")
+    assert {"utm_source", "utm_medium"} <= dict(parse_qsl(urlsplit(added).query, keep_blank_values=True)).keys()

@@ -31,17 +31,19 @@ ALWAYS = {
 ALLOWED = {
     Mode.AGGREGATE: ALWAYS,
     Mode.ANONYMIZED: ALWAYS | {"agent_family", "pseudonym"},
-    Mode.PERSON_BASED: ALWAYS | {"agent_family", "recipient", "nonce", "client_address", "user_agent", "url"},
+    Mode.PERSON_BASED: ALWAYS | {"agent_family", "recipient", "nonce", "client_address", "user_agent", "url"}
+    | {"correlation_ids"},
 }
 
 RING = KeyRing({7: Key(7, 1, bytes(64))})
+IDS = ("planted order", None, "planted invoice")
 
 
 def request(
     ceiling: Mode = Mode.PERSON_BASED, kind: Kind = Kind.CLICK, at: datetime | None = None, day: date = DAY
 ) -> Request:
     message = Message(
-        1, 2, 3, Origin.EVENT, ceiling, Permission.GRANTED, day, "erika", b"12345678"[: 8 * (ceiling > 1)]
+        1, 2, 3, Origin.EVENT, ceiling, Permission.GRANTED, day, "erika", b"12345678"[: 8 * (ceiling > 1)], IDS
     )
     click = RING.mint_click(message, "https://shop.example/?cid=planted", 4)
     token = RING.open(click if kind is Kind.CLICK else RING.mint_open(message), kind)
@@ -50,7 +52,7 @@ def request(
 
 
 def kept(hit: Hit | None) -> set[str]:
-    return {name for name, value in asdict(hit).items() if value is not None} if hit else set()
+    return {name for name, value in asdict(hit).items() if value not in (None, ())} if hit else set()
 
 
 @pytest.mark.parametrize("mode", ALLOWED)

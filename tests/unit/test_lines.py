@@ -29,6 +29,7 @@ hits = st.builds(
     client_address=text,
     user_agent=text,
     url=text,
+    correlation_ids=st.just(()) | st.tuples(text, text, text),
 )
 
 

@@ -12,8 +12,10 @@ from app.tracking.settings import (
     ceiling,
     check_acknowledged,
     check_base_url,
+    check_correlation_id,
     check_recipient,
     check_unprotected,
+    check_url_parameters,
     event_by_permission,
     is_protected,
     notice,
@@ -58,6 +60,32 @@ def test_a_base_is_written_as_browsers_write_it(url: str, base: str) -> None:
 def test_what_is_no_base_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"https://t\.example\.com"):
         check_base_url(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("utm_source=a&utm_medium=b", "utm_source=a&utm_medium=b"),
+        (" ?utm_source=Spätes Jahr& ", "utm_source=Sp%C3%A4tes%20Jahr"),
+        ("flag&a=", "flag&a="),
+    ],
+)
+def test_parameters_are_written_as_browsers_write_them(text: str, parameters: str) -> None:
+    assert parameters == check_url_parameters(text)
+    assert parameters == check_url_parameters(parameters)
+
+
+@pytest.mark.parametrize("text", ["", "?", "=1", "a=1&&b=2", "a=1&a=2", "a=1#b", "a=" + "x" * 1_000])
+def test_what_are_no_parameters_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"name=value joined by &"):
+        check_url_parameters(text)
+
+
+def test_a_correlation_id_can_be_sealed() -> None:
+    assert "order 17" == check_correlation_id(" order 17\t")
+    for bad in ("", "  ", "a\nb", "\0", "\ud800", "ä" * 128):
+        with pytest.raises(SettingsError, match="1 to 255 bytes"):
+            check_correlation_id(bad)
 
 
 @pytest.mark.parametrize(

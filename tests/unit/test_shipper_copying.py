@@ -12,6 +12,7 @@ from app.shipper.rows import Hex, Row
 AT = datetime(2026, 11, 24, 13, 37, tzinfo=UTC)
 ROW = Row(1, "open", "anonymized", AT, 7, 8, 9, 0, True, "proxy", "served", "gmail", pseudonym=Hex(16))
 PERSON = replace(ROW, mode="person_based", pseudonym=None, recipient="4711", nonce=Hex(8), address="192.0.2.7", url="u")
+WITH_IDS = replace(PERSON, correlation_ids=("order-17", None, "ä"))
 
 
 def fields_of(row: bytes) -> list[bytes | None]:
@@ -27,7 +28,7 @@ def fields_of(row: bytes) -> list[bytes | None]:
     return fields
 
 
-@pytest.mark.parametrize("row", [ROW, PERSON, replace(ROW, pseudonym=None), replace(ROW, pseudonym=Hex(3))])
+@pytest.mark.parametrize("row", [ROW, PERSON, WITH_IDS, replace(ROW, pseudonym=None), replace(ROW, pseudonym=Hex(3))])
 def test_an_encoded_row_has_a_field_for_each_column(row: Row) -> None:
     encoded, at, _ = RowEncoder().encode(row)
     fields = dict(zip(COLUMNS, fields_of(encoded), strict=True))
@@ -39,7 +40,7 @@ def test_an_encoded_row_has_a_field_for_each_column(row: Row) -> None:
     assert fields["pseudonym_gap"] is None
 
 
-@pytest.mark.parametrize("row", [ROW, PERSON])
+@pytest.mark.parametrize("row", [ROW, PERSON, WITH_IDS])
 def test_another_time_changes_the_time_and_its_flag_alone(row: Row) -> None:
     encode = RowEncoder().encode
     for at in (AT + timedelta(days=1), datetime(1970, 1, 1, tzinfo=UTC)):

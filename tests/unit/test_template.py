@@ -16,7 +16,7 @@ from app.sending.html_links import Link, _unsubscribes, rewrite_html
 from app.sending.html_tags import Tag, tokenize
 from app.sending.minting import Minter, click_token
 from app.sending.template import Personalised, Template
-from app.tracking.destinations import normalise
+from app.tracking.destinations import normalise, with_parameters
 from app.tracking.fingerprints import Fingerprints
 from app.tracking.links import pattern_of
 from app.tracking.modes import Mode
@@ -392,3 +392,31 @@ def test_a_link_that_is_too_long_with_its_values_stays_untracked_in_that_mail() 
     assert [2, 3] == [token.link for token in opened(mail)]
     assert f'href="https://shop.example/orders/4711/?t={"x" * 6_000}"' in mail.html
     assert 3 == len(opened(template.personalise(minter(), VALUES)))
+
+
+@pytest.mark.parametrize("ceiling", [Mode.PERSON_BASED, Mode.AGGREGATE])
+def test_a_mailings_parameters_are_sealed_as_for_any_mail(ceiling: Mode) -> None:
+    html = (
+        '<a href="https://a.example/{{ code }}?size=42#top">a</a> <a href="https://a.example/?utm_source=own">b</a>'
+        '<a href="https://a.example/?for={{ name }}">c</a> <a href="https://a.example/sale">d</a>'
+    )
+    parameters = "utm_source=news&utm_medium=email"
+    template = Template.compile(html, FIELDS[::2])
+    values = {"code": "a/b?c", "name": "x&y"}
+    for made, plain in zip(
+        opened(template.with_parameters(parameters).personalise(minter(ceiling), values)),
+        opened(template.personalise(minter(ceiling), values)),
+        strict=True,
+    ):
+        assert with_parameters(plain.destination, parameters) == made.destination
+        assert (plain.link, plain.registered) == (made.link, made.registered)
+    renewed = template.with_parameters(parameters)
+    assert [link.entry for link in template.links] == [link.entry for link in renewed.links]
+    assert template.personalise(minter(), values).html != renewed.personalise(minter(), values).html
+
+
+def test_parameters_come_behind_a_value_that_steps_up() -> None:
+    template = Template.compile('<a href="https://a.example/a/{{ code }}">x</a>', ["code"]).with_parameters("a=1")
+    assert ["https://a.example/?a=1"] == [
+        token.destination for token in opened(template.personalise(minter(), {"code": ".."}))
+    ]

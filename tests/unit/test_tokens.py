@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from app.errors import DestinationRefused, NotFound, TokenRefused
 from app.tracking.modes import Mode, Origin, Permission
-from app.tracking.tokens import MESSAGE_ID, PIXEL, Key, KeyRing, KeyState, Kind, Link, Message, pack_link
+from app.tracking.tokens import CORRELATION_IDS, MESSAGE_ID, PIXEL, Key, KeyRing, KeyState, Kind, Link, Message, pack_link
 
 SPACE = 0xC0FFEE
 KEY = Key(0x0A0B0C, SPACE, bytes(range(64)))
@@ -33,6 +33,8 @@ messages = st.builds(
     permission=st.sampled_from(Permission),
     issue_day=st.integers(0, 65_535).map(lambda days: date(2020, 1, 1) + timedelta(days=days)),
     recipient=recipients,
+    correlation_ids=st.just(())
+    | st.tuples(*[st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=255)] * CORRELATION_IDS),
 )
 
 
@@ -134,7 +136,16 @@ def test_anything_else_is_refused(text: str) -> None:
 )
 def test_below_person_based_nothing_of_the_recipient_is_sealed(msg: Message, recipient: str) -> None:
     given_one = Message(
-        msg.space, msg.event, msg.mailing, msg.origin, msg.ceiling, msg.permission, msg.issue_day, recipient, msg.nonce
+        msg.space,
+        msg.event,
+        msg.mailing,
+        msg.origin,
+        msg.ceiling,
+        msg.permission,
+        msg.issue_day,
+        recipient,
+        msg.nonce,
+        (recipient, None, recipient),
     )
     destination = "https://shop.example/"
     sealed = plaintext(RING.mint_click(given_one, destination, 1))

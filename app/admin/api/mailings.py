@@ -30,6 +30,7 @@ class Mailing(BaseModel):
     event_name: str | None
     sent: int = Field(description="Messages made for it, tracked or not.")
     links: int
+    url_parameters: str | None = Field(description="What its tracked links get, e.g. utm_source=newsletter.")
     archived: bool
     created: datetime
 
@@ -42,6 +43,7 @@ class Mailing(BaseModel):
             event_name=row["event_name"],
             sent=row["sent"],
             links=row["links"],
+            url_parameters=row["url_parameters"],
             archived=row["archived_at"] is not None,
             created=row["created_at"],
         )
@@ -52,12 +54,14 @@ class NewMailing(Body):
 
     name: str
     event: ShortId | None = Field(None, description="Null: a group of relay mails.")
+    url_parameters: str = Field("", description="Added to its tracked links where they are not there yet.")
 
 
 class MailingChange(Body):
     """What to change of a mailing; what is left out stays."""
 
     name: str = left_out("Its new name.")
+    url_parameters: str = left_out("For the links of coming mails; an empty text takes them away.")
     archived: bool = left_out("Whether lists leave it out; its links work and are recorded as before.")
 
 
@@ -90,6 +94,7 @@ class Report(BaseModel):
     sent: int
     sent_person_based: int
     sent_anonymized: int
+    sent_aggregate: int
     sent_untracked: int
     opens: int
     opens_person_based: int
@@ -108,6 +113,7 @@ class Report(BaseModel):
     automated_clicks: int
     first_hit: datetime | None
     last_hit: datetime | None
+    untracked: dict[str, int] = Field(description="The untracked messages by reason, where it was recorded.")
     links: list[ClicksOfLink]
 
 
@@ -133,7 +139,9 @@ async def create_mailing(visit: Writing, space: str, body: NewMailing) -> Respon
     row = await visit.space(space)
     event = await _event(visit, row["id"], body.event)
     async with visit.connection.transaction():
-        made = await store.create_mailing(visit.connection, visit.who, row["id"], event, body.name)
+        made = await store.create_mailing(
+            visit.connection, visit.who, row["id"], event, body.name, url_parameters=body.url_parameters
+        )
         shown = Mailing.of(await store.show_mailing(visit.connection, row["id"], made["id"]))
     return json_answer(shown, 201, visit.location("spaces", space, "mailings", shown.id))
 
@@ -148,12 +156,18 @@ async def get_mailing(visit: Reading, space: str, mailing: str) -> Response:
 
 @router.patch("/spaces/{space}/mailings/{mailing}", response_model=Mailing)
 async def change_mailing(visit: Writing, space: str, mailing: str, body: MailingChange) -> Response:
-    """Renames a mailing, or lets lists leave it out."""
+    """Renames a mailing, lets lists leave it out, or gives the links of its coming mails parameters."""
     row = await visit.space(space)
     number = read_long_id(mailing, "mailing")
     async with visit.connection.transaction():
         await store.change_mailing(
-            visit.connection, visit.who, row["id"], number, name=body.name, archived=body.archived
+            visit.connection,
+            visit.who,
+            row["id"],
+            number,
+            name=body.name,
+            archived=body.archived,
+            url_parameters=body.url_parameters,
         )
         shown = Mailing.of(await store.show_mailing(visit.connection, row["id"], number))
     return json_answer(shown)
@@ -168,8 +182,10 @@ async def report_on_mailing(visit: Reading, space: str, mailing: str) -> Respons
         raise NotFound("there is no such mailing")
     links = await reports.report_on_links(visit.connection, found["id"])
     clicks = [ClicksOfLink(number=number, **_counts(each)) for number, each in sorted(links.items())]
-    totals = {name: row[name] for name in Report.model_fields if name != "links"}
-    return json_answer(Report(**totals, links=clicks))
+    sent = await store.list_sent(visit.connection, found["id"])
+    untracked = {each["reason"]: each["messages"] for each in sent if each["reason"]}
+    totals = {name: row[name] for name in Report.model_fields if name not in ("links", "untracked")}
+    return json_answer(Report(**totals, untracked=untracked, links=clicks))
 
 
 def _place(row: Row) -> tuple[int, int]:

@@ -91,19 +91,23 @@ async def show_mailing(visit: Visit) -> Response:
 
 
 async def save_mailing(visit: Visit) -> Response:
-    """Its name, or whether lists show it."""
+    """Its name, its links' parameters, or whether lists show it."""
     name = str(visit.request.path_params["form"])
     async with visit.web.database.connection() as connection:
         space, mailing = await mailing_of(visit, connection)
         here = path_of_mailing(space["id"], mailing["id"])
-        if name not in ("name", "archive"):
+        if name not in ("name", "parameters", "archive"):
             return visit.go(here)
         visit.who.check(Scope.WRITE)
         form = await visit.form()
         archived = text(form, "archived") == "yes"
-        wanted: dict[str, Any] = {"name": text(form, "name")} if name == "name" else {"archived": archived}
+        wanted: dict[str, dict[str, Any]] = {
+            "name": {"name": text(form, "name")},
+            "parameters": {"url_parameters": text(form, "url_parameters")},
+            "archive": {"archived": archived},
+        }
         try:
-            await store.change_mailing(connection, visit.who.who, space["id"], mailing["id"], **wanted)
+            await store.change_mailing(connection, visit.who.who, space["id"], mailing["id"], **wanted[name])
         except SettingsError as error:
             return await _mailing_page(visit, connection, Attempt.of(name, form, error, visit.language))
     return visit.go(f"{here}?saved={'restored' if name == 'archive' and not archived else name}")
@@ -125,6 +129,7 @@ async def _mailing_page(visit: Visit, connection: Connection, attempt: Attempt) 
         report=report,
         rates=_rates(report, visit.language),
         aggregate=_aggregate(report),
+        untracked=[row for row in await store.list_sent(connection, mailing["id"]) if row["reason"]],
         links=await store.list_links(connection, mailing["id"]),
         clicks=clicks,
         other_clicks=report["clicks"] - sum(row["clicks"] for row in clicks.values()),
@@ -149,8 +154,7 @@ def _rates(report: Row, language: str) -> dict[str, str]:
 def _aggregate(report: Row) -> dict[str, int]:
     """What the aggregate mode adds to the totals besides the modes that tell messages apart."""
     parts = {name: report[name] - sum(report[f"{name}_{mode}"] for mode in _MODES) for name in ("opens", "clicks")}
-    known = sum(report[f"sent_{part}"] for part in (*_MODES, "untracked"))
-    return {**parts, "sent": report["sent"] - known}
+    return {**parts, "sent": report["sent_aggregate"]}
 
 
 # --- one link --------------------------------------------------------------------------------------------------------

@@ -75,6 +75,11 @@ PLAINER = {
     # Mailings and links
     "there is no such mailing": "There is no such mailing in this space",
     "there is no such link": "There is no such link in this mailing",
+    "parameters are name=value joined by &, each name once, at most %(most)s characters,"
+    " e.g. utm_source=newsletter&utm_medium=email": (
+        "Enter name=value joined by &, each name once, at most %(most)s characters,"
+        " such as utm_source=newsletter&utm_medium=email"
+    ),
     "the event has a mailing %(name)s already": "There is a mailing of this name already; choose another name",
     "the link is relative and there is no <base href>; write the whole URL": (
         "Enter the complete address, with https:// and its host"
