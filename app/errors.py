@@ -75,6 +75,10 @@ class MailRefused(MailtrailError):
     """A mail or document handed to the rewriter cannot be read; it was not changed."""
 
 
+class TrackedForAnother(MailRefused):
+    """A mail has the pixel of another mail, and would be recorded as that one."""
+
+
 class SchemaError(MailtrailError):
     """The database's schema is not the one this program knows; it refuses to start on it."""
 

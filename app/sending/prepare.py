@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..config import Settings
-from ..errors import DestinationRefused, MailRefused
+from ..errors import DestinationRefused, MailRefused, TrackedForAnother
 from ..store import keys
 from ..store import settings as store
 from ..store.pool import Connection
@@ -93,8 +93,8 @@ async def make_ready(
 ) -> Prepared:
     """Tracks a mail's links and puts its pixel in; whoever asks counts it.
 
-    NotFound for a mailing that is not there, or a space without a minting key; MailRefused for a mail that has the
-    pixel of another mail, or that is signed or encrypted where those are refused.
+    NotFound for a mailing that is not there, or a space without a minting key; TrackedForAnother for a mail that has
+    the pixel of another mail; MailRefused for one that is signed or encrypted where those are refused.
     """
     terms = await records.terms(dispatch)
     ceiling = min(terms.mode, limits.ceiling)
@@ -195,7 +195,7 @@ async def _find(records: Records, source: Source, dispatch: Dispatch) -> _Found:
     ring = await records.ring(dispatch.space, key_ids(pixels.union(_click_tokens(links))))
     prepared = [message for token in pixels if (message := opened(ring, token, Kind.OPEN))]
     if differences := {name for message in prepared for name in dispatch.differences(message)}:
-        raise MailRefused(
+        raise TrackedForAnother(
             f"the mail has the pixel of a mail that was made for another {' and another '.join(sorted(differences))}:"
             " it would be recorded as that one; rewrite the original anew for each recipient"
         )
@@ -225,7 +225,7 @@ def _click_tokens(links: list[Link]) -> Iterator[str]:
 # --- what becomes of it ----------------------------------------------------------------------------------------------
 
 
-def _leave_protected(source: Source, found: "_Found", protection: str, settings: Settings) -> Prepared:
+def _leave_protected(source: Source, found: _Found, protection: str, settings: Settings) -> Prepared:
     if settings.signed_mails == "refuse":
         raise MailRefused(
             f"the mail cannot be tracked ({protection}): any change would break its signature or its encryption; sign"
