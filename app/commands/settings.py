@@ -15,7 +15,9 @@ from .context import in_database, who
 from .tables import event_id, json_option, mailing_id, show, show_one, space_id
 
 _of_space = click.option("--space", required=True, metavar="NAME", help="The space, by name or id.")
-_url_parameters = "Added to its tracked links where they are not there yet, e.g. utm_source=newsletter&utm_medium=email."
+_url_parameters = (
+    "Added to its tracked links where they are not there yet, e.g. utm_source=newsletter&utm_medium=email."
+)
 _of_event = click.option("--event", required=True, metavar="NAME", help="The event, by name or id.")
 _of_event_if_needed = click.option(
     "--event", metavar="NAME", help="The event, where several have a mailing of this name."
@@ -370,7 +372,9 @@ def change_mailing(mailing: str, space: str, event: str | None, rename: str | No
 
     row = in_database(change)
     parameters = row["url_parameters"]
-    click.echo(f"mailing {row['name']}: {f'its links get {parameters}' if parameters else 'its links get no parameters'}")
+    click.echo(
+        f"mailing {row['name']}: {f'its links get {parameters}' if parameters else 'its links get no parameters'}"
+    )
 
 
 @mailing.command("links")

@@ -46,6 +46,8 @@ class Denominators:
 
 async def _write(connection: Connection, counts: Counter[tuple[int, Mode, str]]) -> None:
     async with connection.transaction():
-        for mailing, ceiling, reason in sorted(counts):  # in one order for all senders, or two would wait for each other
+        for mailing, ceiling, reason in sorted(
+            counts
+        ):  # in one order for all senders, or two would wait for each other
             messages = counts[mailing, ceiling, reason]
             await store.count_sent(connection, mailing, ceiling, messages, reason=reason)

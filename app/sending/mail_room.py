@@ -31,7 +31,7 @@ _NO_LIMITS = Limits()
 
 
 class MailRoom:
-    """Prepares mails as `prepare` does, and counts them in groups; `who` is in the audit log where a mailing is made."""
+    """Prepares mails as `prepare` does, and counts them in groups; `who` is in the audit log of mailings made."""
 
     def __init__(
         self, database: Database, settings: Settings, who: str, clock: Callable[[], float] = time.monotonic
@@ -65,7 +65,7 @@ class MailRoom:
         return await make_ready(self, source, dispatch, self._settings, limits)
 
     async def count(self, mailing: int, prepared: Prepared) -> None:
-        """Counts a mail that was handed over; returns when that is committed. StoreUnavailable: it is kept for later."""
+        """Counts a mail that was handed over, and returns when that is committed; on StoreUnavailable it is kept."""
         if prepared.counted:
             self._denominators.add(mailing, prepared.ceiling, prepared.reason)
             await self._denominators.write()

@@ -234,9 +234,7 @@ def _leave_protected(source: Source, found: _Found, protection: str, settings: S
     return Prepared(source.noted(protection), untouched=+found.untouched, reason=protection)
 
 
-def _track(
-    source: Source, minter: Minter, found: _Found, numbered: list[tuple[str, int]], limits: Limits
-) -> Prepared:
+def _track(source: Source, minter: Minter, found: _Found, numbered: list[tuple[str, int]], limits: Limits) -> Prepared:
     if limits.links:
         minted = _mint(minter, found.others, numbered, found.untouched)
     else:

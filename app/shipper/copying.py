@@ -16,7 +16,6 @@ from operator import attrgetter
 from struct import Struct
 
 from ..tracking.pseudonyms import PSEUDONYM_BYTES
-from ..tracking.tokens import CorrelationIds
 from .rows import Row
 
 COLUMNS = (
@@ -161,7 +160,7 @@ def _is_nobody(row: Row) -> bool:
         and row.address is None
         and row.user_agent is None
         and row.url is None
-        and not row.correlation_ids
+        and row.correlation_ids is None
     )
 
 
@@ -169,8 +168,8 @@ def _text(value: str | None) -> bytes:
     return _NULL if value is None else _bytes(value.encode())
 
 
-def _texts(values: CorrelationIds) -> bytes:
-    if not values:
+def _texts(values: tuple[str | None, ...] | None) -> bytes:
+    if values is None:
         return _NULL
     begin = _begin_array(1, None in values, _TEXT_TYPE, len(values), 1)
     return _bytes(begin + b"".join(map(_text, values)))

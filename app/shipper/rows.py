@@ -14,10 +14,13 @@ from msgspec.json import Decoder
 
 from ..journal.lines import DamagedLine, body_of
 from ..journal.segments import Stream
-from ..tracking.tokens import CorrelationIds
+from ..tracking.tokens import CORRELATION_IDS
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+CorrelationIds = Annotated[tuple[str | None, ...], Meta(min_length=1, max_length=CORRELATION_IDS)]
 
 
 class Hex(bytes):
@@ -48,7 +51,7 @@ class Row(Struct, frozen=True, gc=False):
     address: str | None = None
     user_agent: str | None = None
     url: str | None = None
-    correlation_ids: CorrelationIds = ()
+    correlation_ids: CorrelationIds | None = None
 
 
 MODES = {Stream.IDENTIFIED: ("person_based",), Stream.REDUCED: ("anonymized", "aggregate")}

@@ -372,9 +372,7 @@ async def _link_numbers(
     rows = await connection.fetch(
         _SQL["link_numbers"], mailing, [link.fingerprint for link in links], [link.occurrence for link in links], mark
     )
-    return {
-        (row["fingerprint"], row["occurrence"]): (row["number"], row["is_due"], row["is_shown"]) for row in rows
-    }
+    return {(row["fingerprint"], row["occurrence"]): (row["number"], row["is_due"], row["is_shown"]) for row in rows}
 
 
 async def mark_links(connection: Connection, mailing: int, numbered: Sequence[NumberedLink], mark: bytes) -> None:

@@ -104,7 +104,9 @@ def test_a_mail_is_tracked_reported_and_left_alone_the_second_time(shop: Command
     assert "nothing tracked; " in second.stderr
     assert "8 tracked already" in second.stderr
     assert "is new" not in second.stderr
-    assert [{"ceiling": "person_based", "messages": 1, "reason": None}] == shop.json("mailing", "sent", "November", "--space", "Shop")
+    assert [{"ceiling": "person_based", "messages": 1, "reason": None}] == shop.json(
+        "mailing", "sent", "November", "--space", "Shop"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,9 @@ def test_a_process_refuses_a_mail_that_was_rewritten_for_another(shop: CommandLi
         "rewrite", *ADDRESS[:4], "--mailing", "M", *PERSON, stdin=first.stdout_bytes
     )
     assert ["November"] == mailings(shop)
-    assert [{"ceiling": "person_based", "messages": 1, "reason": None}] == shop.json("mailing", "sent", "November", "--space", "Shop")
+    assert [{"ceiling": "person_based", "messages": 1, "reason": None}] == shop.json(
+        "mailing", "sent", "November", "--space", "Shop"
+    )
 
 
 def test_links_that_are_tracked_for_another_are_warned_of(shop: CommandLine) -> None:
@@ -156,7 +160,9 @@ def test_a_protected_mail_comes_back_and_counts_as_untracked(shop: CommandLine) 
     done = shop.run("rewrite", *ADDRESS, *PERSON, stdin=raw)
     assert b"X-Mailtrail-Untracked: dkim\r\n" + raw == done.stdout_bytes
     assert "counts as sent untracked; left as they were: 1 mail signed with DKIM" in done.stderr
-    assert [{"ceiling": "off", "messages": 1, "reason": "dkim"}] == shop.json("mailing", "sent", "November", "--space", "Shop")
+    assert [{"ceiling": "off", "messages": 1, "reason": "dkim"}] == shop.json(
+        "mailing", "sent", "November", "--space", "Shop"
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,9 @@ def test_a_link_its_pixel_and_a_further_link_are_one_message(shop: CommandLine) 
     assert [1, 2, 0] == [token.link for token in opened]
     links = shop.json("mailing", "links", "November", "--space", "Shop")
     assert [1, 2] == [link["number"] for link in links]
-    assert [{"ceiling": "person_based", "messages": 1, "reason": None}] == shop.json("mailing", "sent", "November", "--space", "Shop")
+    assert [{"ceiling": "person_based", "messages": 1, "reason": None}] == shop.json(
+        "mailing", "sent", "November", "--space", "Shop"
+    )
 
 
 def test_a_further_link_of_an_anonymized_mail(shop: CommandLine) -> None:

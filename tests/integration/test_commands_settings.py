@@ -172,7 +172,9 @@ def test_a_mailing_with_its_links_and_denominators(shop: CommandLine) -> None:
     (mailing,) = shop.json("mailing", "list", "--space", "Shop")
     assert re.fullmatch("[0-9a-f]{12}", mailing["id"])
     assert ("November", "news", 2, 2) == tuple(mailing[name] for name in ("name", "event", "links", "sent"))
-    assert [{"ceiling": "anonymized", "messages": 2, "reason": None}] == shop.json("mailing", "sent", "November", *IN_NEWS)
+    assert [{"ceiling": "anonymized", "messages": 2, "reason": None}] == shop.json(
+        "mailing", "sent", "November", *IN_NEWS
+    )
     hidden = shop.json("mailing", "links", mailing["id"], "--space", "Shop")
     text = ("https://shop.example (hidden until 5 recipients have had it)", "", False)
     assert [(1, *text), (2, *text)] == [values(link) for link in hidden]

@@ -114,9 +114,7 @@ async def test_once_links_are_shown_and_settings_known_nothing_is_asked(
     assert 8 == (await room.prepare(NEWSLETTER, to(space, mailing, "another"))).tracked
 
 
-async def test_many_at_once_are_counted_once_each_with_fewer_commits(
-    shop: Connection, room: MailRoom
-) -> None:
+async def test_many_at_once_are_counted_once_each_with_fewer_commits(shop: Connection, room: MailRoom) -> None:
     space, mailing = await group(shop, room)
     prepared = [await room.prepare(NEWSLETTER, to(space, mailing, f"r{number}")) for number in range(50)]
     nothing = await room.prepare(Document(b"<!-- nothing"), to(space, mailing))

@@ -558,7 +558,7 @@ async def test_a_deleted_space_tracks_nothing_and_counts_the_mail(shop: Connecti
         (b"Content-Type: text/plain\n\n-----BEGIN PGP MESSAGE-----\nhttps://a.example\n", "encrypted"),
         (b"From max@example.com Mon\nDKIM-Signature: v=1\n\nhttps://a.example\n", "dkim"),
         (b"DKIM-Signature: v=1\r\n\r\nhttps://a.example\r\n", "dkim"),
-        (b"Content-Type: text/html\n<a href='https://a.example'>x</a>", "malformed"),
+        (b"Content-Type: text/plain\nhttps://a.example/", "malformed"),
         (b"Content-Type: text/plain\n\nNo link in here.\n", "nothing"),
     ],
 )

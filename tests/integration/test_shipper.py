@@ -53,7 +53,7 @@ async def test_every_field_arrives(store: Connection, database_url: str, tmp_pat
         user_agent='Mozilla "5" \\ \n ü',
         url="https://a.example/?q=%00&ü=1",
         outcome=Outcome.CORRECTED,
-        correlation_ids=("order 17", None, "ü,\"}\\"),
+        correlation_ids=("order 17", None, 'ü,"}\\'),
     )
     gap = replace(ANONYMIZED, pseudonym=None, pseudonym_gap=PseudonymGap.KEY_DESTROYED, agent_family="Apple Mail")
     hits = [full, ANONYMIZED, replace(gap, hit_id=3), replace(AGGREGATE, hit_id=4, outcome=Outcome.GONE)]

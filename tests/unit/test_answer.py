@@ -89,7 +89,7 @@ def ask(path: bytes, method: str = "GET", **changed: Any) -> Answer:
 
 
 def kept(hit: Hit | None) -> dict[str, Any]:
-    return {name: value for name, value in asdict(hit).items() if value is not None} if hit else {}
+    return {name: value for name, value in asdict(hit).items() if value not in (None, ())} if hit else {}
 
 
 def test_a_good_click_redirects_and_leaves_a_hit() -> None:

@@ -31,7 +31,8 @@ ALWAYS = {
 ALLOWED = {
     Mode.AGGREGATE: ALWAYS,
     Mode.ANONYMIZED: ALWAYS | {"agent_family", "pseudonym"},
-    Mode.PERSON_BASED: ALWAYS | {"agent_family", "recipient", "nonce", "client_address", "user_agent", "url"}
+    Mode.PERSON_BASED: ALWAYS
+    | {"agent_family", "recipient", "nonce", "client_address", "user_agent", "url"}
     | {"correlation_ids"},
 }
 

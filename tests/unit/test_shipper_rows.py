@@ -40,6 +40,7 @@ hits = st.builds(
     client_address=st.none() | st.ip_addresses().map(str),
     user_agent=text,
     url=text,
+    correlation_ids=st.just(()) | st.tuples(text, text, text),
 )
 
 
@@ -76,6 +77,7 @@ def test_a_row_says_what_its_line_says(hit: Hit) -> None:
         "address": hit.client_address,
         "user_agent": hit.user_agent,
         "url": hit.url,
+        "correlation_ids": hit.correlation_ids or None,
     }
     assert expected == row
 
@@ -93,7 +95,8 @@ def test_a_field_that_only_a_later_version_knows_is_passed_over() -> None:
     + [{name: 2**63} for name in ("id", "space", "event", "mailing")]
     + [{"link": 2**31}, {"link": -(2**31) - 1}, {"registered": 1}, {"mode": "off"}, {"kind": "message"}]
     + [{"at": at} for at in ("2026-11-24", "2026-11-24T10:00:00", "2026-11-24T10:00:00+01:00", 7)]
-    + [{"pseudonym": "0"}, {"nonce": "xy"}, {"nonce": "ü"}, {"address": "10.0.0.1/8"}],
+    + [{"pseudonym": "0"}, {"nonce": "xy"}, {"nonce": "ü"}, {"address": "10.0.0.1/8"}]
+    + [{"correlation_ids": ids} for ids in (["a", 7], ["a"] * 4)],
     ids=str,
 )
 def test_a_value_that_no_store_has_room_for_is_damage(fields: dict[str, object]) -> None:

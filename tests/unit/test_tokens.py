@@ -11,7 +11,18 @@ from msgspec.structs import replace
 
 from app.errors import DestinationRefused, NotFound, TokenRefused
 from app.tracking.modes import Mode, Origin, Permission
-from app.tracking.tokens import CORRELATION_IDS, MESSAGE_ID, PIXEL, Key, KeyRing, KeyState, Kind, Link, Message, pack_link
+from app.tracking.tokens import (
+    CORRELATION_IDS,
+    MESSAGE_ID,
+    PIXEL,
+    Key,
+    KeyRing,
+    KeyState,
+    Kind,
+    Link,
+    Message,
+    pack_link,
+)
 
 SPACE = 0xC0FFEE
 KEY = Key(0x0A0B0C, SPACE, bytes(range(64)))
