@@ -450,3 +450,22 @@ def test_the_first_line_may_be_refused_while_the_client_still_writes(served: Ser
         with http.client.HTTPResponse(client.socket, method="POST") as answer:
             answer.begin()
             assert (422, "application/problem+json") == (answer.status, answer.headers["content-type"])
+
+
+def test_a_server_that_is_stopped_counts_what_it_has_answered_and_says_so(served: Served) -> None:
+    """It comes last: nothing serves behind it."""
+    with served.open() as client, served.open() as unread:
+        unread.send(head_for(served, "unread when stopped"))
+        unread.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            unread.send_until(64 * MEBIBYTE)
+        client.send(head_for(served, "stopped"))
+        with client.answer() as answer:
+            for number in range(5):
+                client.send(written(row(number)))
+                assert f"Clara {number}" in json.loads(answer.readline())["html"]
+            served.process.terminate()
+            assert "/problems/stopped" == json.loads(answer.read())["problem"]["type"]
+        served.process.wait(20)
+    assert 5 == served.sent("stopped")
+    assert 0 < served.sent("unread when stopped")

@@ -123,6 +123,8 @@ async def _chunks(caller: Caller, request: Request) -> AsyncIterator[bytes]:
                 chunk = await anext(stream, None)
         except TimeoutError:
             raise BrokenOff("idle", f"nothing came for {IDLE_SECONDS:.0f} seconds; send the rest anew") from None
+        except asyncio.CancelledError:  # only a server that stops does that, and it gives time for the rest
+            raise BrokenOff("stopped", "the server stops; send the lines without an answer again") from None
         if chunk is None:
             return
         if time.monotonic() - good_at >= KEY_SECONDS:
@@ -167,6 +169,10 @@ class _Answered(Response):
             if not has_begun:
                 raise
             _log.warning("the last mails of a batch could not be counted: the database cannot be reached")
+        except asyncio.CancelledError:
+            if not has_begun:
+                raise
+            _log.warning("a batch broke off, because the server stops and its client does not read")
 
 
 async def _hand_on(send: Send, lines: bytes) -> None:
