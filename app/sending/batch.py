@@ -230,12 +230,13 @@ class Batch:
     async def _mail_of_event(self, line: Line, event_type: EventType) -> dict[str, Any]:
         asked = _convert(line.read(), _Occurrence)
         data = read_event_data(event_type, asked.payload)
+        # First, because a mail that is made is counted, and must be answered.
+        terms = await self.sending.terms(data.permission)
         values = {name: data.texts[name] for name in self.sending.template.fields if name in data.texts} | asked.values
         try:
             made = _shown(await self.sending.mail(data.recipient, data.permission, values))
         except SettingsError as error:
             raise _of_values(error) from None
-        terms = await self.sending.terms(data.permission)
         return {**made, "decided": decided(data, terms.mode.label, terms.rule.value)}
 
 

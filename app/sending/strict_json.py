@@ -11,6 +11,9 @@ from typing import Any
 from ..errors import MailtrailError, SettingsError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPE = b"\\u"
+"""Only so a JSON text can name what UTF-8 does not have, or a control character."""
+
 _MAX_SHOWN = 100
 
 
@@ -24,18 +27,23 @@ def read_json(data: bytes) -> Any:
         content = json.loads(data.decode(), object_pairs_hook=_without_repetition, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise NoJson("this is no JSON in UTF-8; correct it") from None
-    if isinstance(content, dict):
-        for name, value in content.items():
-            _check_texts(name, None)
-            _check_texts(value, name[:_MAX_SHOWN])
-    else:
-        _check_texts(content, None)
+    if _ESCAPE in data:
+        _check(content)
     return content
 
 
 def is_storable(text: str) -> bool:
     """Whether PostgreSQL keeps the text as it is."""
     return "\0" not in text and (text.isascii() or _LONE_SURROGATE.search(text) is None)
+
+
+def _check(content: Any) -> None:
+    if not isinstance(content, dict):
+        _check_texts(content, None)
+        return
+    for name, value in content.items():
+        _check_texts(name, None)
+        _check_texts(value, name[:_MAX_SHOWN])
 
 
 def _check_texts(content: Any, field: str | None) -> None:
@@ -60,7 +68,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)[:_MAX_SHOWN]
-        raise SettingsError(f"{twice!r} is there twice; keep one", field=twice)
+        raise SettingsError(f"{twice!r} is there twice; keep one", field=twice if is_storable(twice) else None)
     return found
 
 

@@ -127,6 +127,9 @@ async def test_a_line_that_cannot_be_ends_nothing(api: Api, robot: Program, shop
         (row(1) | {"values": {"name": 5}}, "invalid", "values"),
         (row(1) | {"values": {"name": "\0"}}, "invalid", "values"),
         (b'{"recipient": "a", "recipient": "b"}', "invalid", "recipient"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "invalid", None),
+        (b'{"\\ud800": 1}', "invalid", None),
+        (row(1) | {"recipient": "\ud800"}, "invalid", "recipient"),
     ]
     lines = [line for wrong, _, _ in bad for line in (wrong, row(7))]
     made = await answers(robot, written(head_of(shop), *lines))
