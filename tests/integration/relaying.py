@@ -28,7 +28,7 @@ HTML = (
 
 def on_the_wire(raw: bytes) -> bytes:
     """A mail of a file, as a client sends it."""
-    wire = re.sub(rb"\r\n|\n", b"\r\n", raw)
+    wire = re.sub(rb"\r\n|\n|\r", b"\r\n", raw)
     return wire if wire.endswith(b"\r\n") else wire + b"\r\n"
 
 
