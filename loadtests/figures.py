@@ -55,6 +55,7 @@ DRAIN_TO_COPY = Figure("shipper rows/s ÷ bare COPY of the same rows", "", 0.5, 
 END_TO_END = Figure("end to end on two cores, sustained, lag < 5 s", "hits/s", 15_000, 30_000)
 MINTED = Figure("tokens minted per second and core", "tokens/s", 300_000, 600_000)
 PERSONALISED = Figure("mails personalised per second and core, 20 links", "mails/s", 8_000)
+RELAYED = Figure("mails of 30 kB relayed per second, tracked, one core", "mails/s", 300, 1_000)
 RSS_GROWTH = Figure("RSS growth per 10 million requests", "MB", 5, 0, BELOW)
 
 ASKED = (
@@ -69,6 +70,7 @@ ASKED = (
     END_TO_END,
     MINTED,
     PERSONALISED,
+    RELAYED,
     RSS_GROWTH,
 )
 """The figures of which something is asked, in the order in which they are shown."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..errors import DestinationRefused, MailRefused
 from ..tracking.destinations import normalise, web_codec
 from .flowed import join_lines
-from .html_links import Changes, Edit, Rules, Track, change_html, change_text
+from .html_links import Changes, Edit, Link, Rules, Track, change_html, change_text
 from .html_tags import declared_charsets
 from .mime_parts import Part, read_structure
 from .transfer import (
@@ -49,11 +49,13 @@ def rewrite_mail(
     pixel_url: str | None,
     *,
     text_parts: bool = True,
+    html_links: bool = True,
     app_schemes: frozenset[str] = frozenset(),
 ) -> RewrittenMail:
     """Calls `track` for every trackable link in document order, part by part, and puts the answers in.
 
-    `text_parts=False` leaves text/plain alone. Raises `MailRefused` for an empty mail only.
+    `text_parts=False` leaves text/plain alone, `html_links=False` the links of HTML, counted as declined. Raises
+    `MailRefused` for an empty mail only.
     """
     if not raw.strip():
         raise MailRefused("the mail is empty; hand over the whole message with its header")
@@ -63,15 +65,20 @@ def rewrite_mail(
     if protected:
         return RewrittenMail(raw, 0, protected)
     found = _LINE_END.search(raw)
-    mail = _Rewriting(raw, track, found[0] if found else b"\r\n", untouched=structure.unread)
+    mail = _Rewriting(raw, found[0] if found else b"\r\n", untouched=structure.unread)
     leave = frozenset(_normalised(structure.unsubscribe_urls, app_schemes))
     with_pixel = next((body for body in reversed(bodies) if body.is_readable and body.part.is_html), None)
     for body in bodies:
         if body.part.is_html or text_parts:
             # A URL in plain text has no document: mail programs and address bars read it as UTF-8.
             rules = Rules(body.codec if body.part.is_html else "utf-8", leave, app_schemes)
-            mail.rewrite(body, rules, pixel_url if body is with_pixel else None)
+            asked = track if html_links or not body.part.is_html else _decline
+            mail.rewrite(body, asked, rules, pixel_url if body is with_pixel else None)
     return RewrittenMail(splice(raw, mail.edits), mail.tracked, mail.untouched)
+
+
+def _decline(_: Link) -> None:
+    """The link stays as it is."""
 
 
 def _normalised(urls: list[str], app_schemes: frozenset[str]) -> Iterator[str]:
@@ -185,14 +192,13 @@ class _Rewriting:
     """The edits of one mail, in ascending order, and what is counted on the way."""
 
     raw: bytes
-    track: Track
     line_end: bytes
     edits: list[ByteEdit] = field(default_factory=list)
     tracked: int = 0
     untouched: Counter[str] = field(default_factory=Counter)
 
-    def rewrite(self, body: _Body, rules: Rules, pixel_url: str | None) -> None:
-        changes = body.changes(self.track, pixel_url, rules) if body.is_readable else Changes()
+    def rewrite(self, body: _Body, track: Track, rules: Rules, pixel_url: str | None) -> None:
+        changes = body.changes(track, pixel_url, rules) if body.is_readable else Changes()
         edits = body.byte_edits(changes.edits) if body.is_readable else None
         if edits is None:
             self.untouched["undecodable"] += 1

@@ -39,17 +39,25 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A whole mail with its header; `text_parts=False` leaves text/plain alone."""
+    """A whole mail; `text_parts=False` leaves text/plain alone, `html_links=False` the links of HTML."""
 
     raw: bytes
     text_parts: bool = True
     app_schemes: frozenset[str] = frozenset()
+    html_links: bool = True
 
     def __post_init__(self) -> None:
         _refuse_empty(self.raw)
 
     def rewrite(self, track: Track, pixel_url: str | None) -> RewrittenMail:
-        return rewrite_mail(self.raw, track, pixel_url, text_parts=self.text_parts, app_schemes=self.app_schemes)
+        return rewrite_mail(
+            self.raw,
+            track,
+            pixel_url,
+            text_parts=self.text_parts,
+            html_links=self.html_links,
+            app_schemes=self.app_schemes,
+        )
 
     def html(self, raw: bytes) -> Iterator[bytes]:
         for part in read_structure(raw).parts:
