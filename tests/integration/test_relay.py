@@ -238,6 +238,14 @@ def test_a_forwarded_mail_stays_whose_it_was(rig: RelayRig) -> None:
     assert rig.counted("forwarded") == [("off", "already_tracked", 1)]
 
 
+def test_what_dkim_has_signed_is_as_it_was_with_a_word_in_front(rig: RelayRig) -> None:
+    signed = with_fields(HTML, "DKIM-Signature: v=1; h=x-pm-tracklinks", "X-PM-TrackLinks: HtmlAndText")
+    assert rig.send("Personal", with_fields(signed, "X-Mailtrail-Group: signed"))[0] == 250
+    (mail,) = rig.receiver.mails
+    assert mail.content == b"X-Mailtrail-Untracked: dkim\r\nX-Mailtrail-Group: signed\r\n" + signed
+    assert rig.counted("signed") == [("off", "dkim", 1)]
+
+
 # --- several recipients ----------------------------------------------------------------------------------------------
 
 
@@ -282,6 +290,7 @@ def test_a_key_is_of_its_space_and_has_the_scope(rig: RelayRig) -> None:
     wrong = [
         ("Personal", rig.keys["Anonymous"]),
         ("Anonymous", rig.make_key("Anonymous", "mint", "read")),
+        ("Anonymous", rig.make_key(None)),
         ("Anonymous", "mtk_nonsense"),
         ("", ""),
     ]
