@@ -23,7 +23,7 @@ from .stage import Options
 FIGURES = (MINTED,)
 MAILINGS = 10
 SINGLE_PART = 0.2
-_SPACE, _EVENT = 0x1234_5678, 0x2345_6789
+SPACE, EVENT = 0x1234_5678, 0x2345_6789
 _PLANNED_PER_SECOND = 350_000
 
 
@@ -48,7 +48,7 @@ def run(_: Path, options: Options, display: Display, results: Results) -> None:
 
 def key_ring() -> KeyRing:
     """The key of the messages' space."""
-    return KeyRing({1: Key(1, _SPACE, random.Random(SEED).randbytes(64))})
+    return KeyRing({1: Key(1, SPACE, random.Random(SEED).randbytes(64))})
 
 
 def _links() -> list[Link]:
@@ -61,8 +61,8 @@ def messages(mailing: int, number: int) -> Iterator[Message]:
     today = datetime.now(UTC).date()
     for customer in range(number):
         yield Message(
-            _SPACE,
-            _EVENT,
+            SPACE,
+            EVENT,
             mailing,
             Origin.EVENT,
             Mode.PERSON_BASED,

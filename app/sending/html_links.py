@@ -7,16 +7,19 @@ by character. Nothing here raises, whatever the source is, and the work is linea
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from html import escape
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from ..errors import DestinationRefused
 from ..tracking.destinations import normalise
-from .html_tags import Attribute, Tag, Text, Unclosed, decode_attribute, tokenize
+from .html_tags import Attribute, Tag, Text, Unclosed, decode_attribute, passage, tokenize
 
 MAX_LABEL_LENGTH = 80
+_MOST_REMEMBERED = 500  # characters of a URL that is kept to be met again
 MAX_BASE_LENGTH = 1_000
 """Longest base in characters: it is part of every relative link's destination, each of which is judged in full."""
 
@@ -43,8 +46,7 @@ class Rewritten:
     untouched: Counter[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """The characters from `start` to `end` become `text`."""
 
     start: int
@@ -69,6 +71,51 @@ class Changes:
         return Rewritten("".join([*pieces, source[position:]]), self.tracked, self.untouched)
 
 
+class Place(NamedTuple):
+    """Where a trackable link's URL stands in a source; `write` spells another one that is to stand there instead."""
+
+    link: Link
+    start: int
+    end: int
+    write: Callable[[str], str]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What rewriting can change in a source: links in document order, opt-outs to be taken out, the pixel's place.
+
+    `untouched` has the reasons of the links that cannot be tracked.
+    """
+
+    places: list[Place] = field(default_factory=list)
+    removals: list[Edit] = field(default_factory=list)
+    pixel_at: int = 0
+    untouched: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def links(self) -> list[Link]:
+        return [place.link for place in self.places]
+
+    def without_links(self) -> "Findings":
+        """The same with its links left as they are, as declined."""
+        return replace(self, places=[], untouched=self.untouched + Counter(declined=len(self.places)))
+
+    def changes(self, urls: Sequence[str | None], pixel_url: str | None) -> Changes:
+        """The changes that put these URLs in, one for each link; None leaves it as it is."""
+        edits = [
+            Edit(place.start, place.end, place.write(url))
+            for place, url in zip(self.places, urls, strict=True)
+            if url is not None
+        ]
+        changes = Changes(edits + self.removals, len(edits), self.untouched.copy())
+        if declined := len(self.places) - len(edits):
+            changes.untouched["declined"] = declined
+        if pixel_url is not None:
+            changes.edits.append(Edit(self.pixel_at, self.pixel_at, pixel_tag(pixel_url)))
+        changes.edits.sort(key=lambda edit: edit.start)
+        return changes
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How links are read: `leave` are normalised URLs that stay (List-Unsubscribe), `base` is `<base href>`."""
@@ -80,17 +127,11 @@ class Rules:
 
     def judge(self, url: str, context: str) -> tuple[str, str]:
         """(destination, "") of a link to track, ("", reason) of one to leave; `context` is the text it goes with."""
-        if _PLACEHOLDER.search(url) or _LEADING_PLACEHOLDER.match(url.lstrip()):
-            return "", "placeholder"
-        if url.strip("\t\n\f\r ")[:1] in ("", "#"):
-            return "", "anchor"
-        try:
-            destination = normalise(url, base=self.base, encoding=self.encoding, app_schemes=self.app_schemes)
-        except DestinationRefused as refused:
-            return "", "invalid" if refused.reason == "no_host" else refused.reason
-        if destination in self.leave or _unsubscribes(unquote(destination)) or _unsubscribes(context):
+        judge = _judge_url if len(url) <= _MOST_REMEMBERED else _judge_url.__wrapped__
+        destination, reason = judge(url, self.base, self.encoding, self.app_schemes)
+        if not reason and (destination in self.leave or _unsubscribes(context)):
             return "", "unsubscribe"
-        return destination, ""
+        return destination, reason
 
     def read_base(self, href: str) -> str | None:
         """What relative links are relative to by this `<base href>`; None if nobody can say."""
@@ -127,7 +168,7 @@ def rewrite_text(
     app_schemes: frozenset[str] = frozenset(),
 ) -> Rewritten:
     """Tracks the bare http and https URLs of a plain text. Labels are "": the text around is the recipient's."""
-    return change_text(source, track, Rules(encoding, leave, app_schemes)).apply(source)
+    return _changes(find_in_text(source, Rules(encoding, leave, app_schemes)), track, None).apply(source)
 
 
 def pixel_tag(url: str) -> str:
@@ -137,32 +178,38 @@ def pixel_tag(url: str) -> str:
 
 def change_html(source: str, track: Track, pixel_url: str | None, rules: Rules) -> Changes:
     """The changes that `rewrite_html` makes."""
+    return _changes(find_in_html(source, rules), track, pixel_url)
+
+
+def _changes(found: Findings, track: Track, pixel_url: str | None) -> Changes:
+    return found.changes([track(link) for link in found.links], pixel_url)
+
+
+def find_in_html(source: str, rules: Rules) -> Findings:
+    """What `rewrite_html` can change."""
     document = _read(source)
     if document.base:
         rules = replace(rules, base=rules.read_base(decode_attribute(document.base)))
-    changes = Changes()
+    found = Findings(pixel_at=document.pixel_at)
     for anchor in document.anchors:
         opt_outs = [attribute for attribute in anchor.tag.attributes if _opts_out(source, attribute)]
-        changes.edits += [_removal(source, attribute) for attribute in opt_outs]
+        found.removals += [_removal(source, attribute) for attribute in opt_outs]
         if (href := anchor.tag.attribute("href")) is None:
             continue
         label = anchor.shown_label()
         url = decode_attribute(source[href.value_start : href.value_end])
         destination, reason = ("", "opted_out") if opt_outs else rules.judge(url, label)
-        if not reason and (tracked := track(Link(destination, label))) is not None:
-            changes.edits.append(_replacement(source, href, tracked))
-            changes.tracked += 1
+        if reason:
+            found.untouched[reason] += 1
         else:
-            changes.untouched[reason or "declined"] += 1
-    if pixel_url is not None:
-        changes.edits.append(Edit(document.pixel_at, document.pixel_at, pixel_tag(pixel_url)))
-    changes.edits.sort(key=lambda edit: edit.start)
-    return changes
+            write = escape if href.value_end < href.end else _write_unquoted
+            found.places.append(Place(Link(destination, label), href.value_start, href.value_end, write))
+    return found
 
 
-def change_text(source: str, track: Track, rules: Rules) -> Changes:
-    """The changes that `rewrite_text` makes."""
-    changes = Changes()
+def find_in_text(source: str, rules: Rules) -> Findings:
+    """What `rewrite_text` can change; there is no place for a pixel."""
+    found = Findings()
     previous_end = 0
     for match in _TEXT_URL.finditer(source):
         start, end = match.span()
@@ -170,13 +217,12 @@ def change_text(source: str, track: Track, rules: Rules) -> Changes:
             end = start + _length_without_trailing(match[0])
         context = source[max(previous_end, start - _CONTEXT_LENGTH) : start].rstrip(_BEFORE_URL)
         destination, reason = rules.judge(source[start:end], context[context.rfind("\n") + 1 :])
-        if not reason and (tracked := track(Link(destination, ""))) is not None:
-            changes.edits.append(Edit(start, end, tracked))
-            changes.tracked += 1
+        if reason:
+            found.untouched[reason] += 1
         else:
-            changes.untouched[reason or "declined"] += 1
+            found.places.append(Place(Link(destination, ""), start, end, str))
         previous_end = end
-    return changes
+    return found
 
 
 # --- HTML --------------------------------------------------------------------------------------------------------
@@ -186,6 +232,7 @@ _ALWAYS_OPT_OUT = frozenset(
     {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
 )
 _VALUE_OPT_OUT = {"clicktracking": "off", "data-msys-clicktrack": "0"}
+_NO_LINK = passage(["a", "area", "base", "body", "html"], "v:")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]+")
 _MAX_LABEL_SOURCE = 1_000
 
@@ -204,8 +251,12 @@ class _Anchor:
                 return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
         return ""
 
+    @property
+    def is_full(self) -> bool:
+        return self.seen_length >= _MAX_LABEL_SOURCE
+
     def see(self, text: str) -> None:
-        if self.seen_length < _MAX_LABEL_SOURCE:
+        if not self.is_full:
             self.seen.append(text[:_MAX_LABEL_SOURCE])
             self.seen_length += len(self.seen[-1])
 
@@ -222,7 +273,12 @@ def _read(source: str) -> _Document:
     ends: dict[str, int] = {}
     # What is hidden in a conditional comment is no label of a link outside of it, and the other way round.
     open_anchors: dict[bool, _Anchor] = {}
-    for token in tokenize(source):
+
+    def skip(position: int, limit: int, hidden: bool) -> int:
+        passed = None if hidden in open_anchors else _NO_LINK.match(source, position, limit)
+        return passed.end() if passed else position
+
+    for token in tokenize(source, skip):
         if isinstance(token, Unclosed):
             document.pixel_at = token.start
             continue
@@ -230,6 +286,8 @@ def _read(source: str) -> _Document:
         if isinstance(token, Text):
             if label_of:
                 label_of.see(source[token.start : token.end])
+                if label_of.is_full:
+                    del open_anchors[token.hidden]
         elif token.closing:
             if label_of and token.name == label_of.tag.name:
                 del open_anchors[token.hidden]
@@ -278,18 +336,15 @@ def _removal(source: str, attribute: Attribute) -> Edit:
     return Edit(start, attribute.end, "")
 
 
-def _replacement(source: str, href: Attribute, url: str) -> Edit:
+def _write_unquoted(url: str) -> str:
     value = escape(url)
-    quoted = href.value_end < href.end
-    if not quoted and UNSAFE_UNQUOTED.search(value):
-        value = f'"{value}"'
-    return Edit(href.value_start, href.value_end, value)
+    return f'"{value}"' if UNSAFE_UNQUOTED.search(value) else value
 
 
 # --- plain text --------------------------------------------------------------------------------------------------
 
 _TEXT_URL = re.compile(r"(?<![A-Za-z0-9+.-])https?://[^\s<>\"\x00-\x20\x7f]+", re.I)
-_TRAILING = frozenset(".,;:!?'*|”“’‘»«›‹…。，、")
+_TRAILING = frozenset(".,;:!?'*|”“’‘»«›‹…。，、·\u0387")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _CONTEXT_LENGTH = 200
 _BEFORE_URL = " \t\r\n<(["
@@ -314,7 +369,7 @@ def _length_without_trailing(url: str) -> int:
 # --- what stays as it is -----------------------------------------------------------------------------------------
 
 # Placeholders of mailing systems that are still to be filled: a sealed destination could not be filled any more.
-_PLACEHOLDER = re.compile(r"\{\{|\{%|\$\{|<%|\[%[ -]|\[\[|\*\||%%[A-Za-z_][^%\s]*+%%")
+_PLACEHOLDER = re.compile(r"\{\{|\{%|\$\{|<%|\[%[ -]|\[\[|\*\||%%[A-Za-z_][^%\s]*+%%|%recipient[._]\w")
 # Single-character forms count as the whole URL, its scheme or host only; `%e4%b8` in a host is an encoded letter.
 _LEADING_PLACEHOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?[/\\]*(?:\{[\w$.]|%[a-z_]\w{2,}%|\[[a-z_][\w.-]*\])", re.I)
 
@@ -322,9 +377,23 @@ _LEADING_PLACEHOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?[/\\]*(?:\{[\w$.]|%[a
 # Portuguese, Polish, Czech. Compared without case and accents. Too much is harmless here: such a link just stays.
 _UNSUBSCRIBE = re.compile(
     r"unsubscri|abmeld|abbestell|austragen|(?<![a-z])opt[-_ ]?out(?![a-z])|desinscri|desabonn|se desinscrire"
-    r"|darse de baja|cancelar (?:la |a )?(?:suscripcion|inscricao)|disiscri|annulla(?:re)? (?:l')?iscrizione"
+    r"|darse de baja|cancelar (?:la |a )?(?:suscripcion|inscricao)|disiscri|annulla(?:re)? (?:l['’])?iscrizione"
     r"|uitschrijv|afmeld|avmeld|avregistrer|avprenumerera|wypisz|odhlasit"
 )
+
+
+@lru_cache(maxsize=4_096)  # a mailing's links are the same for most of its recipients
+def _judge_url(url: str, base: str | None, encoding: str, app_schemes: frozenset[str]) -> tuple[str, str]:
+    """What `Rules.judge` says of a URL that stands in no context and no list."""
+    if _PLACEHOLDER.search(url) or _LEADING_PLACEHOLDER.match(url.lstrip()):
+        return "", "placeholder"
+    if url.strip("\t\n\f\r ")[:1] in ("", "#"):
+        return "", "anchor"
+    try:
+        destination = normalise(url, base=base, encoding=encoding, app_schemes=app_schemes)
+    except DestinationRefused as refused:
+        return "", "invalid" if refused.reason == "no_host" else refused.reason
+    return ("", "unsubscribe") if _unsubscribes(unquote(destination)) else (destination, "")
 
 
 def _unsubscribes(text: str) -> bool:

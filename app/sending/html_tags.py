@@ -7,9 +7,9 @@ ends within a comment, a tag or a raw text, it is told where that begins.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from html.entities import html5
+from typing import NamedTuple
 
 _SPACE = r"\t\n\f\r "
 _MARKUP = re.compile(rf"<(?:!--|[!?]|(/?)([A-Za-z][^{_SPACE}/>]*+)|/)")
@@ -19,14 +19,19 @@ _ATTRIBUTE = re.compile(
     rf"[{_SPACE}/]*+(?:>|(?P<name>=[^{_SPACE}/>=]*+|[^{_SPACE}/>=]++)(?P<equals>[{_SPACE}]*+=[{_SPACE}]*+)?+)"
 )
 _UNQUOTED = re.compile(rf"[^{_SPACE}>]++")
+_VALUE = rf"(?:\"[^\"]*+\"|'[^']*+'|[^{_SPACE}>\"'][^{_SPACE}>]*+|(?=>))"
+# All attributes of a tag and its end, as `_read_attributes` reads them.
+_ATTRIBUTES = (
+    rf"(?:[{_SPACE}/]*+(?:=[^{_SPACE}/>=]*+|[^{_SPACE}/>=]++)(?:[{_SPACE}]*+=[{_SPACE}]*+{_VALUE}|(?![{_SPACE}]*+=)))*"
+    rf"[{_SPACE}/]*+>"
+)
 _RAW_TEXT = {
     name: re.compile(rf"</{name}(?=[{_SPACE}/>])", re.I)
     for name in ("script", "style", "title", "textarea", "xmp", "iframe", "noembed", "noframes")
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(NamedTuple):
     """One attribute. `start:end` is all of it, `value_start:value_end` its raw value without the quotes."""
 
     name: str  # lower case
@@ -36,8 +41,7 @@ class Attribute:
     value_end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(NamedTuple):
     """A start or end tag; `hidden` means: in a conditional comment."""
 
     name: str  # lower case
@@ -52,8 +56,7 @@ class Tag:
         return next((attribute for attribute in self.attributes if attribute.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A run of text with its character references undecoded."""
 
     start: int
@@ -61,8 +64,7 @@ class Text:
     hidden: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unclosed:
+class Unclosed(NamedTuple):
     """The markup that opens what the document ends in: a comment, a tag, or a raw text (`<style>`) without its end.
 
     From `start` on nothing is a tag, besides hidden ones. There is one at most.
@@ -72,8 +74,23 @@ class Unclosed:
     end: int
 
 
-def tokenize(source: str) -> Iterator[Tag | Text | Unclosed]:
-    """Tags and texts in document order; comments and the content of script, style, title and the like are left out."""
+def passage(names: Iterable[str], prefix: str) -> re.Pattern[str]:
+    """Finds how far texts and whole tags go that are none of these names or this prefix, and open no raw text."""
+    stop = rf"/?(?i:(?:{'|'.join([*names, *_RAW_TEXT, 'plaintext'])})[{_SPACE}/>]|{prefix})"
+    tag = rf"<(?!{stop})/?[A-Za-z][^{_SPACE}/>]*+{_ATTRIBUTES}"
+    # No more at once, because the matcher keeps a note of each.
+    return re.compile(rf"(?:[^<]++|{tag}|<(?![A-Za-z/!?])){{0,500}}")
+
+
+Skip = Callable[[int, int, bool], int]
+"""Gives how far nobody needs the tokens from an offset on, up to another one; in a conditional comment or not."""
+
+
+def tokenize(source: str, skip: Skip | None = None) -> Iterator[Tag | Text | Unclosed]:
+    """Tags and texts in document order; comments and the content of script, style, title and the like are left out.
+
+    `skip` is asked before each token; it goes over whole ones only, as a `passage` does.
+    """
     position, limit, resume = 0, len(source), len(source)
     hidden = False
     while True:
@@ -81,6 +98,9 @@ def tokenize(source: str) -> Iterator[Tag | Text | Unclosed]:
             if not hidden:
                 return
             position, limit, hidden = resume, len(source), False
+            continue
+        if skip and (skipped := skip(position, limit, hidden)) > position:
+            position = skipped
             continue
         start = source.find("<", position, limit)
         if start != position:

@@ -7,13 +7,13 @@ come back as they were. Pure, linear in the mail's length, and it raises for not
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import DestinationRefused, MailRefused
 from ..tracking.destinations import normalise, web_codec
 from .flowed import join_lines
-from .html_links import Changes, Edit, Link, Rules, Track, change_html, change_text
+from .html_links import Edit, Findings, Link, Place, Rules, Track, find_in_html, find_in_text
 from .html_tags import declared_charsets
 from .mime_parts import Part, read_structure
 from .transfer import (
@@ -26,7 +26,8 @@ from .transfer import (
     splice,
 )
 
-_PGP = re.compile(r"(?:^|>)-----BEGIN PGP (SIGNED )?MESSAGE-----", re.M)
+_PGP_BEGIN = "-----BEGIN PGP "
+_PGP = re.compile(rf"(?:^|>){_PGP_BEGIN}(SIGNED )?MESSAGE-----", re.M)
 _LINE_END = re.compile(rb"\r?\n")
 _SHIFTS = re.compile(rb"[\x0e\x1b]|~\{")  # to charsets whose letters look like ASCII
 
@@ -35,12 +36,79 @@ BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\x
 
 @dataclass(frozen=True, slots=True)
 class RewrittenMail:
-    """`untouched` counts links by the reasons of `Rewritten`, parts by those of `Structure` (undecodable, malformed,
-    no_text), and why a whole mail was left as it was: dkim, signed, encrypted or malformed."""
+    """What was put in: `placed` are the places in `links` of those that are tracked now, `pixel` says whether it is in.
+
+    `untouched` counts links by the reasons of `Rewritten`, parts by those of `Structure` (undecodable, malformed,
+    no_text), and why a whole mail was left as it was: dkim, signed, encrypted or malformed.
+    """
 
     raw: bytes
-    tracked: int
+    placed: tuple[int, ...]
+    pixel: bool
     untouched: Counter[str]
+
+    @property
+    def tracked(self) -> int:
+        return len(self.placed)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A mail that was read once: its trackable links, and where they and the pixel go.
+
+    `untouched` has the reasons of the links and parts that cannot be tracked, or of the whole mail; `html` the bytes of
+    the HTML that it shows, without their transfer encoding.
+    """
+
+    raw: bytes
+    links: tuple[Link, ...]
+    untouched: Counter[str]
+    html: tuple[bytes, ...]
+    _parts: tuple["_ReadPart", ...]
+    _unread: Counter[str]
+
+    def put_in(self, urls: Sequence[str | None], pixel_url: str | None) -> RewrittenMail:
+        """The mail with these URLs, one for each link, None to leave it; opt-outs are taken out in any case."""
+        mail = _Rewriting(self.raw, untouched=self._unread.copy())
+        for part in self._parts:
+            mail.rewrite(part, urls, pixel_url)
+        return RewrittenMail(splice(self.raw, mail.edits), tuple(mail.placed), mail.pixel, mail.untouched)
+
+
+def read_mail(
+    raw: bytes, *, text_parts: bool = True, html_links: bool = True, app_schemes: frozenset[str] = frozenset()
+) -> Reading:
+    """Finds the trackable links in document order, part by part.
+
+    `text_parts=False` leaves text/plain alone, `html_links=False` the links of HTML, counted as declined. Raises
+    `MailRefused` for an empty mail only.
+    """
+    if not raw.strip():
+        raise MailRefused("the mail is empty; hand over the whole message with its header")
+    structure = read_structure(raw)
+    bodies = [_Body.read(raw, part) for part in structure.parts]
+    html = tuple(body.data or body.encoded for body in bodies if body.part.is_html)
+    protected = structure.protected + Counter(body.protection for body in bodies if body.protection)
+    if protected:
+        return Reading(raw, (), protected, html, (), protected)
+    leave = frozenset(_normalised(structure.unsubscribe_urls, app_schemes))
+    with_pixel = next((body for body in reversed(bodies) if body.is_readable and body.part.is_html), None)
+    links: list[Link] = []
+    untouched = structure.unread.copy()
+    parts = []
+    for body in bodies:
+        if not (body.part.is_html or text_parts):
+            continue
+        # A URL in plain text has no document: mail programs and address bars read it as UTF-8.
+        rules = Rules(body.codec if body.part.is_html else "utf-8", leave, app_schemes)
+        found = body.find(rules)
+        if body.part.is_html and not html_links:
+            found = found.without_links()
+        part = _ReadPart(body, found, len(links), body is with_pixel)
+        links += part.found.links
+        untouched += part.untouched
+        parts.append(part)
+    return Reading(raw, tuple(links), untouched, html, tuple(parts), structure.unread)
 
 
 def rewrite_mail(
@@ -52,33 +120,9 @@ def rewrite_mail(
     html_links: bool = True,
     app_schemes: frozenset[str] = frozenset(),
 ) -> RewrittenMail:
-    """Calls `track` for every trackable link in document order, part by part, and puts the answers in.
-
-    `text_parts=False` leaves text/plain alone, `html_links=False` the links of HTML, counted as declined. Raises
-    `MailRefused` for an empty mail only.
-    """
-    if not raw.strip():
-        raise MailRefused("the mail is empty; hand over the whole message with its header")
-    structure = read_structure(raw)
-    bodies = [_Body.read(raw, part) for part in structure.parts]
-    protected = structure.protected + Counter(body.protection for body in bodies if body.protection)
-    if protected:
-        return RewrittenMail(raw, 0, protected)
-    found = _LINE_END.search(raw)
-    mail = _Rewriting(raw, found[0] if found else b"\r\n", untouched=structure.unread)
-    leave = frozenset(_normalised(structure.unsubscribe_urls, app_schemes))
-    with_pixel = next((body for body in reversed(bodies) if body.is_readable and body.part.is_html), None)
-    for body in bodies:
-        if body.part.is_html or text_parts:
-            # A URL in plain text has no document: mail programs and address bars read it as UTF-8.
-            rules = Rules(body.codec if body.part.is_html else "utf-8", leave, app_schemes)
-            asked = track if html_links or not body.part.is_html else _decline
-            mail.rewrite(body, asked, rules, pixel_url if body is with_pixel else None)
-    return RewrittenMail(splice(raw, mail.edits), mail.tracked, mail.untouched)
-
-
-def _decline(_: Link) -> None:
-    """The link stays as it is."""
+    """Reads a mail, calls `track` for every link that `read_mail` finds, and puts the answers in."""
+    reading = read_mail(raw, text_parts=text_parts, html_links=html_links, app_schemes=app_schemes)
+    return reading.put_in([track(link) for link in reading.links], pixel_url)
 
 
 def _normalised(urls: list[str], app_schemes: frozenset[str]) -> Iterator[str]:
@@ -105,14 +149,17 @@ class _Body:
         encoded = raw[part.start : part.end]
         source = QuotedPrintable(encoded) if part.transfer_encoding == "quoted-printable" else None
         data = source.decoded if source else _transfer_decoded(encoded, part.transfer_encoding)
-        if data is None or (codec := _codec_of(part, data)) is None:
+        if data is None:
             return cls(part, encoded)
+        unreadable = cls(part, encoded, source, data)
+        if (codec := _codec_of(part, data)) is None:
+            return unreadable
         try:
             text = data.decode(codec, "surrogateescape")
             if text.encode(codec, "surrogateescape") != data:
-                return cls(part, encoded)
+                return unreadable
         except UnicodeError:
-            return cls(part, encoded)
+            return unreadable
         return cls(part, encoded, source, data, codec, text)
 
     @property
@@ -121,23 +168,30 @@ class _Body:
 
     @property
     def protection(self) -> str:
-        found = _PGP.search(self.text)
+        found = _PGP.search(self.text) if _PGP_BEGIN in self.text else None
         return "" if found is None else "signed" if found[1] else "encrypted"
 
-    def changes(self, track: Track, pixel_url: str | None, rules: Rules) -> Changes:
+    def find(self, rules: Rules) -> Findings:
+        """What can be changed in it, by the characters of `text`; nothing in a body that is not readable."""
+        if not self.is_readable:
+            return Findings()
         if self.part.is_html:
-            return change_html(self.text, track, pixel_url, rules)
+            return find_in_html(self.text, rules)
         if not self.part.joins_lines:
-            return change_text(self.text, track, rules)
+            return find_in_text(self.text, rules)
         joined = join_lines(self.text)
-        changes = change_text(joined.text, track, rules)
-        changes.edits = [Edit(*joined.source_range(edit.start, edit.end), edit.text) for edit in changes.edits]
-        return changes
+        found = find_in_text(joined.text, rules)
+        found.places = [
+            Place(place.link, *joined.source_range(place.start, place.end), place.write) for place in found.places
+        ]
+        return found
 
     def byte_edits(self, edits: list[Edit]) -> list[ByteEdit] | None:
         """The edits in decoded bytes; None if a shift state of the charset (ISO-2022) spans an edit's end."""
         if not edits:
             return []
+        if len(self.text) == len(self.data) and self.text.isascii():
+            return [(edit.start, edit.end, self._encode(edit.text)) for edit in edits]
         found: list[ByteEdit] = []
         pieces: list[bytes] = []
         position = length = 0
@@ -187,25 +241,49 @@ def own_codec(data: bytes, *, is_html: bool) -> str:
     return "utf-8"
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadPart:
+    """A body with what was found in it; its links are those of the mail from `first_link` on."""
+
+    body: _Body
+    found: Findings
+    first_link: int
+    takes_pixel: bool
+
+    @property
+    def untouched(self) -> Counter[str]:
+        """Why its links stay as they are if nothing is put in."""
+        is_decodable = self.body.is_readable and self.body.byte_edits(self.found.removals) is not None
+        return self.found.untouched if is_decodable else Counter(undecodable=1)
+
+
 @dataclass(slots=True)
 class _Rewriting:
-    """The edits of one mail, in ascending order, and what is counted on the way."""
+    """The edits of one mail, in ascending order, and what is noted on the way."""
 
     raw: bytes
-    line_end: bytes
+    untouched: Counter[str]
+    line_end: bytes = b"\r\n"
     edits: list[ByteEdit] = field(default_factory=list)
-    tracked: int = 0
-    untouched: Counter[str] = field(default_factory=Counter)
+    placed: list[int] = field(default_factory=list)
+    pixel: bool = False
 
-    def rewrite(self, body: _Body, track: Track, rules: Rules, pixel_url: str | None) -> None:
-        changes = body.changes(track, pixel_url, rules) if body.is_readable else Changes()
-        edits = body.byte_edits(changes.edits) if body.is_readable else None
+    def __post_init__(self) -> None:
+        if found := _LINE_END.search(self.raw):
+            self.line_end = found[0]
+
+    def rewrite(self, part: _ReadPart, urls: Sequence[str | None], pixel_url: str | None) -> None:
+        first = part.first_link
+        ours = urls[first : first + len(part.found.places)]
+        changes = part.found.changes(ours, pixel_url if part.takes_pixel else None)
+        edits = part.body.byte_edits(changes.edits) if part.body.is_readable else None
         if edits is None:
             self.untouched["undecodable"] += 1
             return
         if edits:
-            self.edits += self._part_edits(body, edits)
-        self.tracked += changes.tracked
+            self.edits += self._part_edits(part.body, edits)
+        self.placed += [place for place, url in enumerate(ours, first) if url is not None]
+        self.pixel = self.pixel or (part.takes_pixel and pixel_url is not None)
         self.untouched += changes.untouched
 
     def _part_edits(self, body: _Body, edits: list[ByteEdit]) -> Iterator[ByteEdit]:

@@ -15,7 +15,6 @@ _FIELD = re.compile(
     rb"(?!--)(?:([!-9;-~]*+)[ \t]*+:|From |[ \t])([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)"  # `From `: of mbox files
 )
 _BLANK_LINE = re.compile(rb"\r?\n")
-_DASHES = re.compile(rb"^--([^\n]*+)(?:\n|\Z)", re.M)
 _READ_FIELDS = frozenset(
     {
         b"content-type",
@@ -314,19 +313,27 @@ class _Nesting:
     def next_part(self, position: int) -> tuple[int, int | None]:
         """Where the body at `position` ends, and where the next part's header starts; None at the mail's end."""
         end = None
-        for line in _DASHES.finditer(self._raw, position) if self._open else ():
-            depth, closes = self._delimits(line[1].rstrip(b" \t\r"))
+        for start, line_end in self._dashed_lines(position) if self._open else ():
+            depth, closes = self._delimits(self._raw[start + 2 : line_end].rstrip(b" \t\r\n"))
             if depth is None:
                 continue
             if end is None:
-                end = max(position, self._before_line_break(line.start()))
+                end = max(position, self._before_line_break(start))
             self._close(depth if closes else depth + 1)
             if not closes:
                 self._open[depth].parts_seen += 1
-                return end, line.end()
+                return end, line_end
             if not self._open:
                 break
         return (len(self._raw) if end is None else end), None
+
+    def _dashed_lines(self, position: int) -> Iterator[tuple[int, int]]:
+        """Where the lines from `position` on that begin with two dashes start and end."""
+        start = self._raw.find(b"\n--", max(0, position - 1)) + 1
+        while start:
+            line_end = self._raw.find(b"\n", start) + 1 or len(self._raw)
+            yield start, line_end
+            start = self._raw.find(b"\n--", line_end - 1) + 1
 
     def _delimits(self, text: bytes) -> tuple[int | None, bool]:
         """Of which open multipart a line of `--` and this text is the delimiter, and whether it is its last one."""

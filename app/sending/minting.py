@@ -65,7 +65,7 @@ class Minter:
 
 def click_token(destination: str) -> str | None:
     """The token in a URL of a tracked link's form, whoever minted it."""
-    found = _CLICK_URL.fullmatch(destination)
+    found = _CLICK_URL.fullmatch(destination) if "/c/" in destination else None
     return found[1] if found else None
 
 

@@ -1,13 +1,13 @@
 """A mail made ready for sending: its links and its pixel tracked, as far as the settings allow right now.
 
-One pass over the mail finds its links, the settings decide, links get their numbers, and a second pass puts the minted
-URLs in. Invariants: the same link has the same number in every recipient's mail; every mail is counted once, under the
+The mail is read once, the settings decide, its links get their numbers, and the minted URLs are put in where the links
+stand. Invariants: the same link has the same number in every recipient's mail; every mail is counted once, under the
 ceiling that its tokens carry, as `off` if it carries none; a mail that was prepared before comes back as it is for the
 same dispatch, and is refused for another.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from ..tracking.tokens import KeyRing, Kind
 from .dispatch import Dispatch, Terms, read_terms
 from .html_links import Link
 from .minting import Minter, click_token, key_ids, opened, pixel_tokens
-from .sources import Source
+from .sources import Reading, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ async def make_ready(
         entries = number_occurrences(pattern_of(link.destination, dispatch.recipient) for link in found.others)
         numbers = await records.number(dispatch, found.others, entries)
         numbered = [(pattern, number) for (pattern, _), number in zip(entries, numbers, strict=True)]
-    return _track(source, minter, found, numbered, limits)
+    return _track(minter, found, numbered, limits)
 
 
 async def prepare(
@@ -171,13 +171,13 @@ async def number_links(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A mail's trackable links in document order, by whether they are new, and whether the mail has our pixel already.
+    """A mail that was read, which of its links are new, and whether it has our pixel already.
 
     `untouched` has the reasons of the links that cannot be tracked, `tracked_before` those of the ones that are.
     """
 
     ring: KeyRing
-    links: list[Link]
+    reading: Reading
     is_new: list[bool]
     untouched: Counter[str]
     tracked_before: Counter[str]
@@ -185,40 +185,29 @@ class _Found:
 
     @property
     def others(self) -> list[Link]:
-        return [link for link, new in zip(self.links, self.is_new, strict=True) if new]
+        return [link for link, new in zip(self.reading.links, self.is_new, strict=True) if new]
 
 
 async def _find(records: Records, source: Source, dispatch: Dispatch) -> _Found:
     """Reads the mail, and opens the tokens in it; MailRefused if it was prepared for another dispatch."""
-    links, untouched = _find_links(source)
-    pixels = set(pixel_tokens(source.html(source.raw)))
-    ring = await records.ring(dispatch.space, key_ids(pixels.union(_click_tokens(links))))
+    reading = source.read()
+    pixels = set(pixel_tokens(reading.html))
+    ring = await records.ring(dispatch.space, key_ids(pixels.union(_click_tokens(reading.links))))
     prepared = [message for token in pixels if (message := opened(ring, token, Kind.OPEN))]
     if differences := {name for message in prepared for name in dispatch.differences(message)}:
         raise TrackedForAnother(
             f"the mail has the pixel of a mail that was made for another {' and another '.join(sorted(differences))}:"
             " it would be recorded as that one; rewrite the original anew for each recipient"
         )
-    tracked = [opened(ring, click_token(link.destination), Kind.CLICK) for link in links]
+    tracked = [opened(ring, click_token(link.destination), Kind.CLICK) for link in reading.links]
     reasons = Counter(
         "tracked_for_another" if dispatch.differences(message) else "already_tracked" for message in tracked if message
     )
-    return _Found(ring, links, [message is None for message in tracked], untouched + reasons, reasons, bool(prepared))
+    is_new = [message is None for message in tracked]
+    return _Found(ring, reading, is_new, reading.untouched + reasons, reasons, bool(prepared))
 
 
-def _find_links(source: Source) -> tuple[list[Link], Counter[str]]:
-    """The trackable links in document order, and the reasons of the others."""
-    links: list[Link] = []
-
-    def leave(link: Link) -> None:
-        links.append(link)
-
-    untouched = source.rewrite(leave, None).untouched
-    del untouched["declined"]
-    return links, untouched
-
-
-def _click_tokens(links: list[Link]) -> Iterator[str]:
+def _click_tokens(links: Iterable[Link]) -> Iterator[str]:
     return (token for link in links if (token := click_token(link.destination)))
 
 
@@ -234,15 +223,15 @@ def _leave_protected(source: Source, found: _Found, protection: str, settings: S
     return Prepared(source.noted(protection), untouched=+found.untouched, reason=protection)
 
 
-def _track(source: Source, minter: Minter, found: _Found, numbered: list[tuple[str, int]], limits: Limits) -> Prepared:
+def _track(minter: Minter, found: _Found, numbered: list[tuple[str, int]], limits: Limits) -> Prepared:
     if limits.links:
         minted = _mint(minter, found.others, numbered, found.untouched)
     else:
         minted = [None] * len(found.others)
         found.untouched["declined"] = len(found.others)
     waiting = iter(minted)
-    answers = iter([next(waiting) if new else None for new in found.is_new])
-    return _put_in(source, minter, answers, limits.pixel, found.untouched)
+    answers = [next(waiting) if new else None for new in found.is_new]
+    return _put_in(minter, found, answers, limits)
 
 
 def _mint(
@@ -260,25 +249,15 @@ def _mint(
     return minted
 
 
-def _put_in(
-    source: Source, minter: Minter, answers: Iterator[TrackedLink | None], with_pixel: bool, untouched: Counter[str]
-) -> Prepared:
-    tracked: list[TrackedLink] = []
-
-    def track(_: Link) -> str | None:
-        link = next(answers)
-        if link is None:
-            return None
-        tracked.append(link)
-        return link.url
-
-    pixel_url = minter.pixel_url() if with_pixel else None
-    raw = source.rewrite(track, pixel_url).raw
-    has_pixel = pixel_url is not None and any(token in pixel_url for token in pixel_tokens(source.html(raw)))
-    if not tracked and not has_pixel:
-        counted = not untouched["already_tracked"]
-        return Prepared(raw, untouched=+untouched, counted=counted, reason=_reason(untouched) if counted else "")
-    return Prepared(raw, minter.message_id, minter.message.ceiling, tuple(tracked), has_pixel, +untouched)
+def _put_in(minter: Minter, found: _Found, answers: Sequence[TrackedLink | None], limits: Limits) -> Prepared:
+    urls = [link.url if link else None for link in answers]
+    done = found.reading.put_in(urls, minter.pixel_url() if limits.pixel else None)
+    tracked = tuple(link for place in done.placed if (link := answers[place]))
+    if not tracked and not done.pixel:
+        counted = not found.untouched["already_tracked"]
+        reason = _reason(found.untouched) if counted else ""
+        return Prepared(done.raw, untouched=+found.untouched, counted=counted, reason=reason)
+    return Prepared(done.raw, minter.message_id, minter.message.ceiling, tracked, done.pixel, +found.untouched)
 
 
 def _reason(untouched: Counter[str]) -> str:

@@ -4,15 +4,14 @@ Invariant: bytes in, bytes out; what rewriting leaves alone is not changed by de
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ..errors import MailRefused
-from .html_links import Track, rewrite_html
-from .mime import BYTE_ORDER_MARKS, RewrittenMail, own_codec, rewrite_mail
-from .mime_parts import read_structure
-from .transfer import QuotedPrintable, decode_base64
+from .html_links import Findings, Link, Rules, find_in_html
+from .mime import BYTE_ORDER_MARKS, RewrittenMail, own_codec, read_mail
 
 Form = Literal["mail", "html"]
 
@@ -21,17 +20,33 @@ _FIRST_LINE = re.compile(rb"[^\n]*?(\r?\n)")
 _START_BYTES = 1_024
 
 
+class Reading(Protocol):
+    """What was found in a source that was read once; URLs can be put in any number of times."""
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The trackable links in document order."""
+
+    @property
+    def untouched(self) -> Counter[str]:
+        """The reasons of what cannot be tracked."""
+
+    @property
+    def html(self) -> tuple[bytes, ...]:
+        """The HTML that it shows, in the charset's bytes."""
+
+    def put_in(self, urls: Sequence[str | None], pixel_url: str | None) -> RewrittenMail:
+        """The source with these URLs, one for each link, None to leave it; opt-outs are taken out in any case."""
+
+
 class Source(Protocol):
-    """Something with links that can be rewritten, any number of times; it stays as it is."""
+    """Something with links that can be rewritten; it stays as it is."""
 
     @property
     def raw(self) -> bytes: ...
 
-    def rewrite(self, track: Track, pixel_url: str | None) -> RewrittenMail:
-        """Asks `track` for every trackable link in document order, and puts the answers and the pixel in."""
-
-    def html(self, raw: bytes) -> Iterator[bytes]:
-        """The shown HTML of `raw`, which is the source or what `rewrite` made of it, decoded to the charset's bytes."""
+    def read(self) -> Reading:
+        """Finds its links."""
 
     def noted(self, why_untracked: str) -> bytes:
         """The source with a note that it went out untracked, where its form has a place for one."""
@@ -49,26 +64,8 @@ class Mail:
     def __post_init__(self) -> None:
         _refuse_empty(self.raw)
 
-    def rewrite(self, track: Track, pixel_url: str | None) -> RewrittenMail:
-        return rewrite_mail(
-            self.raw,
-            track,
-            pixel_url,
-            text_parts=self.text_parts,
-            html_links=self.html_links,
-            app_schemes=self.app_schemes,
-        )
-
-    def html(self, raw: bytes) -> Iterator[bytes]:
-        for part in read_structure(raw).parts:
-            if part.is_html:
-                encoded = raw[part.start : part.end]
-                if part.transfer_encoding == "quoted-printable":
-                    yield QuotedPrintable(encoded).decoded
-                elif part.transfer_encoding == "base64":
-                    yield decode_base64(encoded) or b""
-                else:
-                    yield encoded
+    def read(self) -> Reading:
+        return read_mail(self.raw, text_parts=self.text_parts, html_links=self.html_links, app_schemes=self.app_schemes)
 
     def noted(self, why_untracked: str) -> bytes:
         """With one header field in front, where no signature covers it; behind the `From ` line of an mbox file."""
@@ -85,32 +82,54 @@ class Document:
     raw: bytes
     app_schemes: frozenset[str] = frozenset()
     _codec: str = field(init=False)
+    _text: str = field(init=False)
 
     def __post_init__(self) -> None:
         _refuse_empty(self.raw)
-        object.__setattr__(self, "_codec", own_codec(self.raw, is_html=True))
+        codec = own_codec(self.raw, is_html=True)
         try:
-            exact = self._text().encode(self._codec, "surrogateescape") == self.raw
+            text = self.raw.decode(codec, "surrogateescape")
+            exact = text.encode(codec, "surrogateescape") == self.raw
         except UnicodeError:
             exact = False
         if not exact:
-            raise MailRefused(
-                f"the document's bytes are not {self._codec} as its charset says; correct it, or use UTF-8"
-            )
+            raise MailRefused(f"the document's bytes are not {codec} as its charset says; correct it, or use UTF-8")
+        object.__setattr__(self, "_codec", codec)
+        object.__setattr__(self, "_text", text)
 
-    def rewrite(self, track: Track, pixel_url: str | None) -> RewrittenMail:
-        done = rewrite_html(self._text(), track, pixel_url, encoding=self._codec, app_schemes=self.app_schemes)
-        return RewrittenMail(done.text.encode(self._codec, "surrogateescape"), done.tracked, done.untouched)
-
-    def html(self, raw: bytes) -> Iterator[bytes]:
-        yield raw
+    def read(self) -> Reading:
+        found = find_in_html(self._text, Rules(self._codec, app_schemes=self.app_schemes))
+        return _DocumentReading(self.raw, self._text, self._codec, found)
 
     def noted(self, why_untracked: str) -> bytes:
         """There is no header; a document is never signed either."""
         return self.raw
 
-    def _text(self) -> str:
-        return self.raw.decode(self._codec, "surrogateescape")
+
+@dataclass(frozen=True, slots=True)
+class _DocumentReading:
+    raw: bytes
+    _text: str
+    _codec: str
+    _found: Findings
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return tuple(self._found.links)
+
+    @property
+    def untouched(self) -> Counter[str]:
+        return self._found.untouched
+
+    @property
+    def html(self) -> tuple[bytes, ...]:
+        return (self.raw,)
+
+    def put_in(self, urls: Sequence[str | None], pixel_url: str | None) -> RewrittenMail:
+        changes = self._found.changes(urls, pixel_url)
+        raw = changes.apply(self._text).text.encode(self._codec, "surrogateescape")
+        placed = tuple(place for place, url in enumerate(urls) if url is not None)
+        return RewrittenMail(raw, placed, pixel_url is not None, changes.untouched)
 
 
 def read_source(

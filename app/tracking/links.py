@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from ada_url import URL
@@ -23,6 +24,8 @@ LinkEntry = tuple[str, int]
 """(pattern, occurrence): what gives a link its number within a mailing."""
 
 _SHORT = 4  # ids below this length count only where they stand alone: "7" is in half of all words
+_MOST_REMEMBERED = 500  # characters of what is kept to be met again
+_IsPersonal = Callable[[str], bool]
 
 _EMAIL = re.compile(r"[^\s@/]@[^\s@/]")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
@@ -40,17 +43,53 @@ def pattern_of(destination: str, recipient: str | None = None) -> str:
     Values, userinfo and fragment are left out. Host labels, path segments and names that contain the recipient's id
     (plain, percent-encoded, base64, hex, MD5, SHA-1, SHA-256) or look like a personal value are `{value}`.
     """
+    describe = _describe if len(destination) <= _MOST_REMEMBERED else _describe.__wrapped__
+    described = describe(destination)
+    if recipient and described.may_name(_recipient_forms(recipient)):
+        return _pattern(destination, lambda text: _is_personal(text, recipient))
+    return described.pattern
+
+
+class _Described(NamedTuple):
+    """A destination's pattern for somebody it does not name, and all readings of the words that are in it."""
+
+    pattern: str
+    readings: str
+    folded: str
+
+    def may_name(self, forms: tuple[frozenset[str], frozenset[str]]) -> bool:
+        anywhere, standing_alone = forms
+        return any(form in self.folded for form in anywhere) or any(
+            form in self.folded or form in self.readings for form in standing_alone
+        )
+
+
+@lru_cache(maxsize=4_096)  # a mailing's links are the same for most of its recipients
+def _describe(destination: str) -> _Described:
+    seen: list[str] = []
+
+    def is_personal(text: str) -> bool:
+        looks_personal, readings = _look_at(text)
+        seen.extend(readings)
+        return looks_personal
+
+    pattern = _pattern(destination, is_personal)
+    readings = "\n".join(seen)
+    return _Described(pattern, readings, readings.casefold())
+
+
+def _pattern(destination: str, is_personal: _IsPersonal) -> str:
     try:
         url = URL(destination)
     except ValueError:
         return PLACEHOLDER
-    host = url.hostname if url.hostname.startswith("[") else _join(".", url.hostname, recipient)
-    if url.hostname.startswith("[") and _is_personal(host, recipient):
+    host = url.hostname if url.hostname.startswith("[") else _join(".", url.hostname, is_personal)
+    if url.hostname.startswith("[") and is_personal(host):
         host = PLACEHOLDER
     port = f":{url.port}" if url.port else ""
     authority = f"//{host}{port}" if url.hostname else ""
-    path = "/".join([_describe_segment(segment, recipient) for segment in url.pathname.split("/")])
-    names = [_describe_name(part, recipient) for part in url.search[1:].split("&") if part]
+    path = "/".join([_describe_segment(segment, is_personal) for segment in url.pathname.split("/")])
+    names = [_describe_name(part, is_personal) for part in url.search[1:].split("&") if part]
     pattern = f"{url.protocol}{authority}{path}{'?' if names else ''}{'&'.join(names)}".replace(" ", "%20")
     if len(pattern) > MAX_PATTERN_LENGTH:
         pattern = pattern[: MAX_PATTERN_LENGTH - len(PLACEHOLDER)] + PLACEHOLDER
@@ -59,7 +98,7 @@ def pattern_of(destination: str, recipient: str | None = None) -> str:
 
 def describe_label(label: str, recipient: str | None = None) -> str:
     """What a reader sees of a link, `{value}` for words that look personal; "" if the whole still does."""
-    described = _join(" ", label, recipient)
+    described = _join(" ", label, lambda text: _is_personal(text, recipient))
     return "" if _is_personal(described, recipient) else described
 
 
@@ -91,34 +130,47 @@ def number_occurrences(patterns: Iterable[str]) -> list[LinkEntry]:
     return entries
 
 
-def _join(separator: str, text: str, recipient: str | None) -> str:
-    return separator.join([PLACEHOLDER if _is_personal(part, recipient) else part for part in text.split(separator)])
+def _join(separator: str, text: str, is_personal: _IsPersonal) -> str:
+    return separator.join([PLACEHOLDER if is_personal(part) else part for part in text.split(separator)])
 
 
-def _describe_segment(segment: str, recipient: str | None) -> str:
+def _describe_segment(segment: str, is_personal: _IsPersonal) -> str:
     """A path segment; of path parameters (`list;jsessionid=…`, `id=…`) only the names stay."""
     if "=" not in segment.rstrip("="):
-        return PLACEHOLDER if _is_personal(segment, recipient) else segment
+        return PLACEHOLDER if is_personal(segment) else segment
     described = []
     for part in segment.split(";"):
         name, equals, _ = part.partition("=")
-        described.append((PLACEHOLDER if _is_personal(name, recipient) else name) + (equals and "=" + PLACEHOLDER))
+        described.append((PLACEHOLDER if is_personal(name) else name) + (equals and "=" + PLACEHOLDER))
     return ";".join(described)
 
 
-def _describe_name(part: str, recipient: str | None) -> str:
+def _describe_name(part: str, is_personal: _IsPersonal) -> str:
     """A parameter's name. An encoded `=` or `&` in it is a whole query packed into one name."""
     name = part.partition("=")[0]
     packed = any("=" in view or "&" in view for view in _decodings(name))
-    return PLACEHOLDER if packed or _is_personal(name, recipient) else name
+    return PLACEHOLDER if packed or is_personal(name) else name
 
 
 def _is_personal(text: str, recipient: str | None) -> bool:
     """Whether a host label, path segment or name could be somebody's."""
-    views = set(_views(text))
-    if any(_looks_personal(view) for view in views):
-        return True
-    return bool(recipient) and any(_names_recipient(view, _recipient_forms(recipient)) for view in views)
+    looks_personal, readings = _look_at(text)
+    if looks_personal or not recipient:
+        return looks_personal
+    forms = _recipient_forms(recipient)
+    return any(_names_recipient(reading, forms) for reading in readings)
+
+
+def _look_at(text: str) -> tuple[bool, frozenset[str]]:
+    """Whether a text looks personal, whoever got it, and all its readings."""
+    look = _remembered_look if len(text) <= _MOST_REMEMBERED else _remembered_look.__wrapped__
+    return look(text)
+
+
+@lru_cache(maxsize=4_096)
+def _remembered_look(text: str) -> tuple[bool, frozenset[str]]:
+    readings = frozenset(_views(text))
+    return any(_looks_personal(reading) for reading in readings), readings
 
 
 def _decodings(text: str) -> Iterator[str]:

@@ -2,12 +2,10 @@
 
 import asyncio
 import email
-import json
 import os
 import re
 from collections import Counter
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -29,9 +27,8 @@ from app.tracking.fingerprints import SHOWN_RECIPIENTS
 from app.tracking.modes import Mode, Origin, Permission
 from app.tracking.settings import Notice
 from app.tracking.tokens import Kind, Token, _decode
+from tests.corpus import EXPECTED, NAMES, TRACKED, raw_mail
 
-MAILS = Path(__file__).parents[1] / "mails"
-EXPECTED = json.loads((MAILS / "expected.json").read_bytes())
 SETTINGS = Settings(public_url="https://t.example")
 RECIPIENT = "erika.muster@example.com"
 WHO = "test"
@@ -89,7 +86,7 @@ async def plaintexts(shop: Connection, prepared: Prepared) -> list[bytes]:
     ciphers = {row["id"]: AESSIV(row["secret"]) for row in secrets}
     urls = [link.url for link in prepared.links]
     tokens = [click_token(url) for url in urls] + [prepared.message_id]
-    tokens += pixel_tokens(Mail(prepared.raw).html(prepared.raw))
+    tokens += pixel_tokens(Mail(prepared.raw).read().html)
     sealed = [_decode(token.encode()) for token in tokens]
     return [ciphers[int.from_bytes(each[1:4])].decrypt(each[4:], [each[:4]]) for each in sealed]
 
@@ -97,11 +94,11 @@ async def plaintexts(shop: Connection, prepared: Prepared) -> list[bytes]:
 # --- whole mails -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-async def test_every_link_of_a_mail_is_tracked_to_where_it_led(shop: Connection, name: str) -> None:
+@pytest.mark.parametrize("name", TRACKED)
+async def test_every_link_of_a_mail_is_tracked_once_to_where_it_led(shop: Connection, name: str) -> None:
     expected = EXPECTED[name]
     dispatch = await dispatch_to(shop)
-    prepared = await prepare(shop, Mail((MAILS / name).read_bytes()), dispatch, SETTINGS)
+    prepared = await prepare(shop, Mail(raw_mail(name)), dispatch, SETTINGS)
     tokens = await opened(shop, prepared)
     assert expected["links"] == [token.destination for token in tokens]
     assert expected["labels"] == [link.label for link in prepared.links]
@@ -114,10 +111,11 @@ async def test_every_link_of_a_mail_is_tracked_to_where_it_led(shop: Connection,
     assert [(number, False) for number in range(1, len(tokens) + 1)] == listed
     assert {"person_based": 1} == await sent(shop)
 
+    await all_tokens_are_one_message(shop, name, prepared)
+    await it_comes_back_as_it_is_and_is_not_counted_again(shop, name, prepared, dispatch)
 
-@pytest.mark.parametrize("name", EXPECTED)
-async def test_all_tokens_of_a_mail_are_one_message(shop: Connection, name: str) -> None:
-    prepared = await prepare(shop, Mail((MAILS / name).read_bytes()), await dispatch_to(shop), SETTINGS)
+
+async def all_tokens_are_one_message(shop: Connection, name: str, prepared: Prepared) -> None:
     ring = await keys.key_ring(shop, (await store.find_space(shop, "Shop"))["id"])
     message = read_message_id(ring, prepared.message_id)
     assert (RECIPIENT, Mode.PERSON_BASED, Permission.GRANTED) == (
@@ -126,14 +124,13 @@ async def test_all_tokens_of_a_mail_are_one_message(shop: Connection, name: str)
         message.permission,
     )
     assert {message} == {token.message for token in await opened(shop, prepared)}
-    pixels = list(pixel_tokens(Mail(prepared.raw).html(prepared.raw)))
+    pixels = list(pixel_tokens(Mail(prepared.raw).read().html))
     assert [message] * EXPECTED[name]["pixels"] == [ring.open(pixel, Kind.OPEN).message for pixel in pixels]
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-async def test_a_rewritten_mail_comes_back_as_it_is_and_is_not_counted_again(shop: Connection, name: str) -> None:
-    dispatch = await dispatch_to(shop)
-    first = await prepare(shop, Mail((MAILS / name).read_bytes()), dispatch, SETTINGS)
+async def it_comes_back_as_it_is_and_is_not_counted_again(
+    shop: Connection, name: str, first: Prepared, dispatch: Dispatch
+) -> None:
     registered = await links(shop, dispatch)
     second = await prepare(shop, Mail(first.raw), dispatch, SETTINGS)
     assert first.raw == second.raw
@@ -143,6 +140,16 @@ async def test_a_rewritten_mail_comes_back_as_it_is_and_is_not_counted_again(sho
     assert {"person_based": 1} == await sent(shop)
     # What was opted out of is left alone, though its opt-out went out of the mail.
     assert EXPECTED[name]["untouched"].get("opted_out", 0) == second.untouched["prepared_before"]
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*TRACKED}))
+async def test_a_mail_with_nothing_to_track_says_why(shop: Connection, name: str) -> None:
+    prepared = await prepare(shop, Mail(raw_mail(name)), await dispatch_to(shop), SETTINGS)
+    (why,) = EXPECTED[name]["untouched"] or ["nothing"]
+    assert (why, True, None) == (prepared.reason, prepared.counted, prepared.message_id)
+    assert EXPECTED[name]["untouched"] == dict(prepared.untouched)
+    assert prepared.raw.endswith(raw_mail(name))
+    assert {("off", why): 1} == await reasons(shop)
 
 
 OTHERS = {
@@ -170,7 +177,7 @@ async def test_a_mail_that_was_prepared_for_another_is_refused(
     shop: Connection, different: str, limits: Limits
 ) -> None:
     other = await other_dispatch(shop, different)
-    first = await prepare(shop, Mail((MAILS / "newsletter.eml").read_bytes()), other, SETTINGS)
+    first = await prepare(shop, Mail(raw_mail("newsletter.eml")), other, SETTINGS)
     dispatch = await dispatch_to(shop)
     state = "select * from mailtrail.links, mailtrail.sent"
     before = await shop.fetch(state)
@@ -181,7 +188,7 @@ async def test_a_mail_that_was_prepared_for_another_is_refused(
 
 async def test_a_mail_that_was_prepared_for_the_same_stays_when_tracking_is_off(shop: Connection) -> None:
     dispatch = await dispatch_to(shop)
-    first = await prepare(shop, Mail((MAILS / "newsletter.eml").read_bytes()), dispatch, SETTINGS)
+    first = await prepare(shop, Mail(raw_mail("newsletter.eml")), dispatch, SETTINGS)
     second = await prepare(shop, Mail(first.raw), dispatch, SETTINGS, Limits(ceiling=Mode.OFF))
     assert (first.raw, False) == (second.raw, second.counted)
     assert {"person_based": 1} == await sent(shop)
@@ -189,7 +196,7 @@ async def test_a_mail_that_was_prepared_for_the_same_stays_when_tracking_is_off(
 
 async def test_whose_an_anonymized_mail_is_cannot_be_told(shop: Connection) -> None:
     await anonymize(shop)
-    first = await prepare(shop, Mail((MAILS / "newsletter.eml").read_bytes()), await dispatch_to(shop), SETTINGS)
+    first = await prepare(shop, Mail(raw_mail("newsletter.eml")), await dispatch_to(shop), SETTINGS)
     second = await prepare(shop, Mail(first.raw), await dispatch_to(shop, "max@example.com"), SETTINGS)
     assert (first.raw, False) == (second.raw, second.counted)
 
@@ -518,7 +525,7 @@ async def test_the_ceiling_is_what_the_settings_say(
 ) -> None:
     if default == "anonymized":
         await anonymize(shop)
-    raw = (MAILS / "newsletter.eml").read_bytes()
+    raw = raw_mail("newsletter.eml")
     prepared = await prepare(shop, Mail(raw), await dispatch_to(shop, permitted=permitted, event=event), SETTINGS)
     assert ceiling is prepared.ceiling
     assert {ceiling} == {token.message.ceiling for token in await opened(shop, prepared)}
@@ -531,7 +538,7 @@ async def test_an_anonymized_token_differs_in_nothing_but_its_nonce(shop: Connec
     await anonymize(shop)
     seen = []
     for recipient in (RECIPIENT, "max@example.com"):
-        source = Mail((MAILS / "newsletter.eml").read_bytes())
+        source = Mail(raw_mail("newsletter.eml"))
         prepared = await prepare(shop, source, await dispatch_to(shop, recipient), SETTINGS)
         nonces = {token.message.nonce for token in await opened(shop, prepared)}
         assert 1 == len(nonces)
@@ -543,7 +550,7 @@ async def test_an_anonymized_token_differs_in_nothing_but_its_nonce(shop: Connec
 async def test_a_deleted_space_tracks_nothing_and_counts_the_mail(shop: Connection) -> None:
     dispatch = await dispatch_to(shop)
     await store.delete_space(shop, WHO, dispatch.space)
-    raw = (MAILS / "newsletter.eml").read_bytes()
+    raw = raw_mail("newsletter.eml")
     prepared = await prepare(shop, Mail(raw), dispatch, SETTINGS)
     assert (raw, None, Mode.OFF, 0) == (prepared.raw, prepared.message_id, prepared.ceiling, prepared.tracked)
     assert {"off": 1} == {row["ceiling"]: row["messages"] for row in await store.list_sent(shop, dispatch.mailing)}
@@ -592,7 +599,7 @@ async def test_protected_mails_are_refused_where_the_settings_say_so(shop: Conne
 
 async def test_limits_take_away_and_never_add(shop: Connection) -> None:
     await anonymize(shop)
-    source = Mail((MAILS / "newsletter.eml").read_bytes())
+    source = Mail(raw_mail("newsletter.eml"))
     dispatch = await dispatch_to(shop)
     talkative = await prepare(shop, source, dispatch, SETTINGS, Limits(ceiling=Mode.PERSON_BASED))
     assert Mode.ANONYMIZED is talkative.ceiling
@@ -627,7 +634,7 @@ async def test_through_the_relay_the_relays_setting_counts(shop: Connection) -> 
     assert is_new
     assert (group, False) == await store.ensure_mailing(shop, WHO, space["id"], None, "2026-11-24")
     dispatch = Dispatch(space["id"], None, group["id"], RECIPIENT, Permission.UNKNOWN)
-    source = Mail((MAILS / "newsletter.eml").read_bytes())
+    source = Mail(raw_mail("newsletter.eml"))
     assert Mode.OFF is (await prepare(shop, source, dispatch, SETTINGS)).ceiling
     await store.change_space(shop, WHO, space["id"], relay="anonymized")
     prepared = await prepare(shop, source, dispatch, SETTINGS)
@@ -642,7 +649,7 @@ async def test_correlation_ids_are_sealed_for_persons_only(shop: Connection) -> 
     group, _ = await store.ensure_mailing(shop, WHO, space["id"], None, "2026-11-24")
     ids = ("order-17", None, "invoice-4")
     dispatch = Dispatch(space["id"], None, group["id"], RECIPIENT, Permission.UNKNOWN, ids)
-    source = Mail((MAILS / "newsletter.eml").read_bytes())
+    source = Mail(raw_mail("newsletter.eml"))
     for mode, sealed in (("anonymized", ()), ("person_based", ids)):
         await store.change_space(shop, WHO, space["id"], relay=mode, acknowledged=[Notice.CONSENT])
         prepared = await prepare(shop, source, dispatch, SETTINGS)

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.sending.html_links import MAX_LABEL_LENGTH, Link, pixel_tag, rewrite_html, rewrite_text
-from app.sending.html_tags import PRESCAN_BYTES, Tag, Text, declared_charsets, decode_attribute, tokenize
+from app.sending.html_tags import (
+    PRESCAN_BYTES,
+    Tag,
+    Text,
+    Unclosed,
+    declared_charsets,
+    decode_attribute,
+    passage,
+    tokenize,
+)
 
 many_examples = settings(max_examples=500, deadline=None)
 A = "https://a.example/"
@@ -320,6 +329,25 @@ def test_tokens_ascend_within_the_document(source: str) -> None:
 
 @many_examples
 @given(messy_html)
+def test_a_passage_goes_over_whole_tokens_that_nobody_asked_for(source: str) -> None:
+    without_links = passage(["a", "base"], "v:")
+
+    def skip(position: int, limit: int, hidden: bool) -> int:
+        passed = without_links.match(source, position, limit)
+        assert passed is not None
+        return passed.end()
+
+    def is_wanted(token: Tag | Text | Unclosed) -> bool:
+        named = isinstance(token, Tag) and (token.name in ("a", "base") or token.name.startswith("v:"))
+        return named or isinstance(token, Unclosed)
+
+    every, left = list(tokenize(source)), list(tokenize(source, skip))
+    assert {*left} <= {*every}
+    assert [token for token in every if is_wanted(token)] == [token for token in left if is_wanted(token)]
+
+
+@many_examples
+@given(messy_html)
 def test_a_rewritten_document_has_the_same_tags_with_tracked_urls(source: str) -> None:
     tracked = [f"https://t.example/{number}" for number in range(1, 50)]
     urls = iter(tracked)
@@ -363,6 +391,12 @@ def test_the_pixel_is_always_a_tag(source: str) -> None:
         "https://",
         "x('",
         "<v:a href=x>",
+        "<b ",
+        "<b x='",
+        "<b x=y>z",
+        '<b x="y">\n',
+        "</b =",
+        "<!--[if x]><b x='-->",
     ],
 )
 def test_work_is_linear(piece: str) -> None:

@@ -7,19 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import MailRefused
-from app.sending.html_links import Link
-from app.sending.sources import Document, Mail, read_source
+from app.sending.mime import RewrittenMail
+from app.sending.sources import Document, Mail, Source, read_source
 
 TRACKED = "https://t.example/c/AAAA"
 PIXEL = "https://t.example/o/BBBB.gif"
 
 
-def leave(_: Link) -> None:
-    return None
-
-
-def track(_: Link) -> str:
-    return TRACKED
+def rewritten(source: Source, url: str | None, pixel_url: str | None = None) -> RewrittenMail:
+    reading = source.read()
+    return reading.put_in([url] * len(reading.links), pixel_url)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +53,7 @@ def test_nothing_is_refused(raw: bytes, form: str | None) -> None:
 @given(st.binary(min_size=1).filter(bytes.strip), st.sampled_from([b"", b"\xef\xbb\xbf", b'<meta charset="latin1">']))
 def test_a_document_of_which_nothing_is_tracked_is_the_same_to_the_byte(raw: bytes, start: bytes) -> None:
     source = Document(start + raw)
-    assert start + raw == source.rewrite(leave, None).raw
+    assert start + raw == rewritten(source, None).raw
 
 
 @pytest.mark.parametrize(
@@ -88,11 +85,9 @@ def test_a_document_of_which_nothing_is_tracked_is_the_same_to_the_byte(raw: byt
     ],
 )
 def test_a_document_is_read_and_written_in_its_charset(raw: bytes, destination: str) -> None:
-    seen: list[Link] = []
-    Document(raw).rewrite(seen.append, None)
-    assert [destination] == [link.destination for link in seen]
-    done = Document(raw).rewrite(track, PIXEL)
-    assert Document(done.raw).rewrite(leave, None).raw == done.raw
+    assert [destination] == [link.destination for link in Document(raw).read().links]
+    done = rewritten(Document(raw), TRACKED, PIXEL)
+    assert rewritten(Document(done.raw), None).raw == done.raw
     assert TRACKED.encode() in done.raw.replace(b"\0", b"")
     assert 1 == done.tracked
 
@@ -112,12 +107,12 @@ def test_bytes_that_are_not_what_the_charset_says_are_refused() -> None:
 )
 def test_the_html_of_a_mail_is_decoded(encoding: str, body: bytes) -> None:
     header = f"Content-Type: text/html\nContent-Transfer-Encoding: {encoding}\n\n".encode()
-    mail = Mail(header + body)
-    assert f'<img src="{PIXEL}">'.encode() in b"".join(mail.html(mail.raw))
+    (html,) = Mail(header + body).read().html
+    assert f'<img src="{PIXEL}">'.encode() in html
 
 
 def test_plain_text_of_a_mail_is_no_html_and_can_be_left_alone() -> None:
     raw = b"Content-Type: text/plain\n\nhttps://a.example/\n"
-    assert [] == list(Mail(raw).html(raw))
-    assert raw == Mail(raw, text_parts=False).rewrite(track, PIXEL).raw
-    assert TRACKED.encode() in Mail(raw).rewrite(track, PIXEL).raw
+    assert () == Mail(raw).read().html
+    assert raw == rewritten(Mail(raw, text_parts=False), TRACKED, PIXEL).raw
+    assert TRACKED.encode() in rewritten(Mail(raw), TRACKED, PIXEL).raw

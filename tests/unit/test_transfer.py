@@ -3,6 +3,8 @@
 import base64
 import binascii
 import quopri
+import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -71,6 +73,24 @@ def test_decoding_quoted_printable(source: bytes, decoded: bytes) -> None:
 @given(st.binary(max_size=300).map(lambda data: data.replace(b"\r", b"")))
 def test_decodes_what_the_stdlib_encodes(data: bytes) -> None:
     assert data == QuotedPrintable(quopri.encodestring(data)).decoded
+
+
+_ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})|=[ \t]*(?:\r?\n|\Z)|[ \t]+(?=\r?\n|\Z)")
+
+
+def in_one_go(source: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"", source)
+
+
+@few_examples
+@given(st.lists(qp_pieces | st.sampled_from([b"\r", b"=\r", b"y" * 300]), max_size=30).map(b"".join))
+def test_pieces_decode_to_the_whole_and_every_byte_is_found(source: bytes) -> None:
+    body = QuotedPrintable(source)
+    assert in_one_go(source) == body.decoded
+    spans = [body._span(index) for index in range(len(body.decoded))]
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    for (start, end), byte in zip(spans, body.decoded, strict=True):
+        assert source[start:end] == bytes([byte]) or bytes([byte]) == in_one_go(source[start:end])
 
 
 @few_examples

@@ -99,7 +99,7 @@ async def _prepare(connection: Connection, settings: Settings, mailing: str, per
     )
     source = read_source(_MAIL.read_bytes().replace(b"{recipient}", person.recipient.encode()))
     prepared = await prepare(connection, source, dispatch, settings)
-    return dispatch.mailing, b"".join(source.html(prepared.raw)).decode()
+    return dispatch.mailing, b"".join(read_source(prepared.raw).read().html).decode()
 
 
 def _urls(mail: str, kind: str) -> list[str]:
