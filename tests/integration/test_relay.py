@@ -38,6 +38,7 @@ def rig(service: Service) -> Iterator[RelayRig]:
         made.start()
         yield made
         service.stop()
+        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +177,9 @@ def assert_recorded(rig: RelayRig, group: str, mode: str, done: Rewritten) -> No
 
 
 def test_off_leaves_no_trace_of_whom_it_went_to(rig: RelayRig) -> None:
+    before = rig.metric('mailtrail_relay_mails_total{ceiling="off"}')
     rig.send("Off", with_fields(HTML, "X-Mailtrail-Group: traceless"), "nobody-knows@example.com")
+    assert rig.metric('mailtrail_relay_mails_total{ceiling="off"}') == before + 1
     assert rig.counted("traceless") == [("off", "off", 1)]
     rows = rig.service.query(
         "select * from mailtrail.hits join mailtrail.mailings on mailings.id = mailing_id where name = 'traceless'"

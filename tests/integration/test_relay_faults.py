@@ -24,6 +24,7 @@ def rig(service: Service) -> Iterator[RelayRig]:
         made.start(timeout_seconds=str(SLOW_SECONDS))
         yield made
         service.stop()
+        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.fixture(autouse=True)
