@@ -76,11 +76,7 @@ class Reading:
 
 
 def read_mail(
-    raw: bytes,
-    *,
-    text_parts: bool = True,
-    html_links: bool = True,
-    app_schemes: frozenset[str] = frozenset(),
+    raw: bytes, *, text_parts: bool = True, html_links: bool = True, app_schemes: frozenset[str] = frozenset()
 ) -> Reading:
     """Finds the trackable links in document order, part by part.
 
@@ -107,7 +103,7 @@ def read_mail(
         rules = Rules(body.codec if body.part.is_html else "utf-8", leave, app_schemes)
         found = body.find(rules)
         if body.part.is_html and not html_links:
-            found = found.declined()
+            found = found.without_links()
         part = _ReadPart(body, found, len(links), body is with_pixel)
         links += part.found.links
         untouched += part.untouched
@@ -121,10 +117,11 @@ def rewrite_mail(
     pixel_url: str | None,
     *,
     text_parts: bool = True,
+    html_links: bool = True,
     app_schemes: frozenset[str] = frozenset(),
 ) -> RewrittenMail:
     """Reads a mail, calls `track` for every link that `read_mail` finds, and puts the answers in."""
-    reading = read_mail(raw, text_parts=text_parts, app_schemes=app_schemes)
+    reading = read_mail(raw, text_parts=text_parts, html_links=html_links, app_schemes=app_schemes)
     return reading.put_in([track(link) for link in reading.links], pixel_url)
 
 

@@ -46,8 +46,9 @@ class Receiver:
     """Before each answer to a mail."""
     drops: set[str] = field(default_factory=set)
     """Where it ends the connection: MAIL, RCPT, DATA (the mail is taken, and not answered)."""
+    dropped_mails: int = 0
+    """So many of the next senders are answered by the end of the connection."""
     connections: int = 0
-    senders: int = 0
 
     def __enter__(self) -> Self:
         ready = threading.Event()
@@ -70,7 +71,11 @@ class Receiver:
         """Forgets everything that it was told and got."""
         for told in (self.mails, self.mail_replies, self.rcpt_replies, self.data_replies, self.slow, self.drops):
             told.clear()
-        self.delay_seconds = 0.0
+        self.delay_seconds, self.dropped_mails = 0.0, 0
+
+    @property
+    def open_connections(self) -> int:
+        return sum(each.transport is not None for each in self._open)
 
     def hang_up(self) -> None:
         """Ends all connections, as servers do with idle ones."""
@@ -117,7 +122,9 @@ class Receiver:
         return [line for line in responses if not line[4:].startswith(tuple(self.without) or "-")]
 
     async def handle_MAIL(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:
-        self.senders += 1
+        if self.dropped_mails:
+            self.dropped_mails -= 1
+            await self._drop(server)
         await self._misbehave("MAIL", server)
         if self.mail_replies:
             return self.mail_replies.pop(0)
@@ -146,9 +153,12 @@ class Receiver:
         if command in self.slow:
             await asyncio.sleep(NEVER)
         if command in self.drops:
-            assert server.transport is not None
-            server.transport.close()
-            await asyncio.sleep(NEVER)
+            await self._drop(server)
+
+    async def _drop(self, server: SMTP) -> None:
+        assert server.transport is not None
+        server.transport.close()
+        await asyncio.sleep(NEVER)
 
     def _keep(self, envelope: Any) -> None:
         content = bytes(envelope.original_content)

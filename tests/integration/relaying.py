@@ -52,12 +52,14 @@ class RelayRig:
             self.service.run("space", "create", name, "--relay", mode, *consent)
             self.keys[name] = self.make_key(name)
 
-    def make_key(self, space: str, *scopes: str) -> str:
+    def make_key(self, space: str | None, *scopes: str) -> str:
+        """The secret of a new one, of a space or of all."""
+
         async def make() -> str:
             connection = await asyncpg.connect(self.service.database_url)
             try:
-                row = await store.find_space(connection, space)
-                _, secret = await api_keys.create_api_key(connection, "test", "k", scopes or ("relay",), row["id"])
+                number = None if space is None else (await store.find_space(connection, space))["id"]
+                _, secret = await api_keys.create_api_key(connection, "test", "k", scopes or ("relay",), number)
             finally:
                 await connection.close()
             return secret

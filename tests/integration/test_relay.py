@@ -38,6 +38,7 @@ def rig(service: Service) -> Iterator[RelayRig]:
         made.start()
         yield made
         service.stop()
+        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +85,8 @@ def tracked_urls(base: str, raw: bytes) -> tuple[list[str], list[str]]:
     for part in email.message_from_bytes(raw, policy=email.policy.compat32).walk():
         if part.get_content_maintype() == "text" and part.get_filename() is None:
             text = (part.get_payload(decode=True) or b"").replace(b"\0", b"").decode("latin-1")
-            clicks += re.findall(re.escape(base) + r"/c/[\w-]+", text)
-            opens += re.findall(re.escape(base) + r"/o/[\w-]+\.gif", text)
+            clicks += re.findall(re.escape(base) + r"/c/[A-Za-z0-9_-]+", text)
+            opens += re.findall(re.escape(base) + r"/o/[A-Za-z0-9_-]+\.gif", text)
     return clicks, opens
 
 
@@ -115,7 +116,7 @@ def assert_only_links_differ(base: str, sent: bytes, received: bytes) -> None:
     assert skeleton(received) == skeleton(sent)
     for before, after in zip(shown_texts(sent), shown_texts(received), strict=True):
         without_pixel = re.sub(rf'<img src="{re.escape(base)}/o/[^>]*>', "", after).rstrip()
-        kept = re.split(rf'"?{re.escape(base)}/c/[\w-]+"?', without_pixel)
+        kept = re.split(rf'"?{re.escape(base)}/c/[A-Za-z0-9_-]+"?', without_pixel)
         # Opt-outs are taken out, in as many spellings as there are.
         assert OPT_OUTS.search(before) or re.fullmatch('"?[^<]+?"?'.join(map(re.escape, kept)), before.rstrip())
 
@@ -176,7 +177,9 @@ def assert_recorded(rig: RelayRig, group: str, mode: str, done: Rewritten) -> No
 
 
 def test_off_leaves_no_trace_of_whom_it_went_to(rig: RelayRig) -> None:
+    before = rig.metric('mailtrail_relay_mails_total{ceiling="off"}')
     rig.send("Off", with_fields(HTML, "X-Mailtrail-Group: traceless"), "nobody-knows@example.com")
+    assert rig.metric('mailtrail_relay_mails_total{ceiling="off"}') == before + 1
     assert rig.counted("traceless") == [("off", "off", 1)]
     rows = rig.service.query(
         "select * from mailtrail.hits join mailtrail.mailings on mailings.id = mailing_id where name = 'traceless'"
@@ -238,6 +241,14 @@ def test_a_forwarded_mail_stays_whose_it_was(rig: RelayRig) -> None:
     assert rig.counted("forwarded") == [("off", "already_tracked", 1)]
 
 
+def test_what_dkim_has_signed_is_as_it_was_with_a_word_in_front(rig: RelayRig) -> None:
+    signed = with_fields(HTML, "DKIM-Signature: v=1; h=x-pm-tracklinks", "X-PM-TrackLinks: HtmlAndText")
+    assert rig.send("Personal", with_fields(signed, "X-Mailtrail-Group: signed"))[0] == 250
+    (mail,) = rig.receiver.mails
+    assert mail.content == b"X-Mailtrail-Untracked: dkim\r\nX-Mailtrail-Group: signed\r\n" + signed
+    assert rig.counted("signed") == [("off", "dkim", 1)]
+
+
 # --- several recipients ----------------------------------------------------------------------------------------------
 
 
@@ -282,6 +293,7 @@ def test_a_key_is_of_its_space_and_has_the_scope(rig: RelayRig) -> None:
     wrong = [
         ("Personal", rig.keys["Anonymous"]),
         ("Anonymous", rig.make_key("Anonymous", "mint", "read")),
+        ("Anonymous", rig.make_key(None)),
         ("Anonymous", "mtk_nonsense"),
         ("", ""),
     ]

@@ -24,6 +24,7 @@ def rig(service: Service) -> Iterator[RelayRig]:
         made.start(timeout_seconds=str(SLOW_SECONDS))
         yield made
         service.stop()
+        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +141,13 @@ def test_an_idle_session_that_it_has_ended_is_nobodys_trouble(rig: RelayRig) -> 
     assert len(rig.receiver.mails) == 3
 
 
+def test_a_session_that_ends_just_when_it_is_used_again_is_nobodys_trouble(rig: RelayRig) -> None:
+    rig.send("Anonymous", HTML)
+    rig.receiver.dropped_mails = 1
+    assert rig.send("Anonymous", HTML)[0] == 250
+    assert len(rig.receiver.mails) == 2
+
+
 def test_sessions_are_used_again(rig: RelayRig) -> None:
     rig.send("Anonymous", HTML)
     before = rig.receiver.connections
@@ -243,11 +251,15 @@ def test_a_client_that_does_not_wait_sends_to_nobody_twice(rig: RelayRig) -> Non
 
 
 def test_a_client_that_leaves_in_the_middle_sends_nothing(rig: RelayRig) -> None:
+    rig.receiver.hang_up()
+    until(lambda: rig.receiver.open_connections == 0, "no session with the next server is left")
     with rig.client("Anonymous") as client:
         client.mail(SENDER)
         client.rcpt("erika@example.com")
         client.docmd("DATA")
         client.send(HTML[:50])
+        assert rig.receiver.open_connections == 1
+    until(lambda: rig.receiver.open_connections == 0, "the envelope is dropped")
     with rig.client("Anonymous") as client:
         assert send(client, HTML)[0] == 250
     assert len(rig.receiver.mails) == 1
