@@ -7,7 +7,7 @@ by character. Nothing here raises, whatever the source is, and the work is linea
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from html import escape
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from ..errors import DestinationRefused
 from ..tracking.destinations import normalise
-from .html_tags import Attribute, Tag, Text, Unclosed, decode_attribute, passage, tokenize
+from .html_tags import Attribute, Tag, Text, Unclosed, decode_attribute, passage_to, tokenize
 
 MAX_LABEL_LENGTH = 80
 _MOST_REMEMBERED = 500  # characters of a URL that is kept to be met again
@@ -232,7 +232,7 @@ _ALWAYS_OPT_OUT = frozenset(
     {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
 )
 _VALUE_OPT_OUT = {"clicktracking": "off", "data-msys-clicktrack": "0"}
-_NO_LINK = passage(["a", "area", "base", "body", "html"], "v:")
+_TO_LINKS = passage_to(["a", "area", "base", "body", "html"], "v:")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]+")
 _MAX_LABEL_SOURCE = 1_000
 
@@ -273,12 +273,7 @@ def _read(source: str) -> _Document:
     ends: dict[str, int] = {}
     # What is hidden in a conditional comment is no label of a link outside of it, and the other way round.
     open_anchors: dict[bool, _Anchor] = {}
-
-    def skip(position: int, limit: int, hidden: bool) -> int:
-        passed = None if hidden in open_anchors else _NO_LINK.match(source, position, limit)
-        return passed.end() if passed else position
-
-    for token in tokenize(source, skip):
+    for token in tokenize(source, _TO_LINKS, open_anchors):
         if isinstance(token, Unclosed):
             document.pixel_at = token.start
             continue
@@ -320,8 +315,8 @@ def _first_value(source: str, tag: Tag, *names: str) -> str:
 def _opts_out(source: str, attribute: Attribute) -> bool:
     if attribute.name in _ALWAYS_OPT_OUT:
         return True
-    value = source[attribute.value_start : attribute.value_end].strip().lower()
-    return _VALUE_OPT_OUT.get(attribute.name) == value
+    off = _VALUE_OPT_OUT.get(attribute.name)
+    return off is not None and off == source[attribute.value_start : attribute.value_end].strip().lower()
 
 
 def _removal(source: str, attribute: Attribute) -> Edit:
@@ -380,6 +375,7 @@ _UNSUBSCRIBE = re.compile(
     r"|darse de baja|cancelar (?:la |a )?(?:suscripcion|inscricao)|disiscri|annulla(?:re)? (?:l['’])?iscrizione"
     r"|uitschrijv|afmeld|avmeld|avregistrer|avprenumerera|wypisz|odhlasit"
 )
+_ACCENTS = re.compile("[\u0300-\u036f]+")
 
 
 @lru_cache(maxsize=4_096)  # a mailing's links are the same for most of its recipients
@@ -398,9 +394,5 @@ def _judge_url(url: str, base: str | None, encoding: str, app_schemes: frozenset
 
 def _unsubscribes(text: str) -> bool:
     if not text.isascii():
-        text = "".join(_without_accents(text))
+        text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
     return _UNSUBSCRIBE.search(text.casefold()) is not None
-
-
-def _without_accents(text: str) -> Iterator[str]:
-    return (character for character in unicodedata.normalize("NFKD", text) if not unicodedata.combining(character))

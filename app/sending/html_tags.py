@@ -7,7 +7,7 @@ ends within a comment, a tag or a raw text, it is told where that begins.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from html.entities import html5
 from typing import NamedTuple
 
@@ -74,22 +74,28 @@ class Unclosed(NamedTuple):
     end: int
 
 
-def passage(names: Iterable[str], prefix: str) -> re.Pattern[str]:
-    """Finds how far texts and whole tags go that are none of these names or this prefix, and open no raw text."""
+class Passage(NamedTuple):
+    """Goes over what has no tag of certain names and opens no raw text: texts, other tags, conditional comments."""
+
+    run: re.Pattern[str]
+    stop: re.Pattern[str]
+
+
+def passage_to(names: Iterable[str], prefix: str) -> Passage:
+    """Stops at tags of these names or with this prefix."""
     stop = rf"/?(?i:(?:{'|'.join([*names, *_RAW_TEXT, 'plaintext'])})[{_SPACE}/>]|{prefix})"
     tag = rf"<(?!{stop})/?[A-Za-z][^{_SPACE}/>]*+{_ATTRIBUTES}"
     # No more at once, because the matcher keeps a note of each.
-    return re.compile(rf"(?:[^<]++|{tag}|<(?![A-Za-z/!?])){{0,500}}")
+    return Passage(re.compile(rf"(?:[^<]++|{tag}|<(?![A-Za-z/!?])){{0,500}}"), re.compile(f"<{stop}"))
 
 
-Skip = Callable[[int, int, bool], int]
-"""Gives how far nobody needs the tokens from an offset on, up to another one; in a conditional comment or not."""
-
-
-def tokenize(source: str, skip: Skip | None = None) -> Iterator[Tag | Text | Unclosed]:
+def tokenize(
+    source: str, passage: Passage | None = None, needed: Container[bool] = ()
+) -> Iterator[Tag | Text | Unclosed]:
     """Tags and texts in document order; comments and the content of script, style, title and the like are left out.
 
-    `skip` is asked before each token; it goes over whole ones only, as a `passage` does.
+    With a passage only the tags are sure to come that it stops at, but every token of conditional comments while
+    `needed` has True, and every other while it has False: it is looked at anew before each token.
     """
     position, limit, resume = 0, len(source), len(source)
     hidden = False
@@ -99,9 +105,11 @@ def tokenize(source: str, skip: Skip | None = None) -> Iterator[Tag | Text | Unc
                 return
             position, limit, hidden = resume, len(source), False
             continue
-        if skip and (skipped := skip(position, limit, hidden)) > position:
-            position = skipped
-            continue
+        if passage and hidden not in needed:
+            passed = passage.run.match(source, position, limit)
+            if passed and passed.end() > position:
+                position = passed.end()
+                continue
         start = source.find("<", position, limit)
         if start != position:
             yield Text(position, limit if start < 0 else start, hidden)
@@ -126,7 +134,9 @@ def tokenize(source: str, skip: Skip | None = None) -> Iterator[Tag | Text | Unc
             condition = _CONDITION.match(source, position, content_end)
             if not hidden and content_end == comment_end:
                 yield Unclosed(start, condition.end() if condition else limit)
-            if condition is None:
+            if condition is None or (
+                passage and True not in needed and not passage.stop.search(source, condition.end(), content_end)
+            ):
                 position = comment_end
             else:
                 position = condition.end()

@@ -28,7 +28,6 @@ _QP_RUN = re.compile(rb"[ -<>-~]++|[^ -<>-~]")  # bytes that stand for themselve
 _QP_COLUMNS = MAX_QP_LINE - 1
 """What a line holds besides the soft break's "="."""
 
-_DROPPED_SPACE = (b" \n", b"\t\n", b" \r\n", b"\t\r\n")
 _HARD_BREAK = re.compile(rb"\r?\n")
 _BASE64_SPACE = b" \t\r\n"
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]+")
@@ -68,7 +67,7 @@ class QuotedPrintable:
 
     def __post_init__(self) -> None:
         pieces = _QP_PIECE.findall(self.source)
-        decoded = list(map(binascii.a2b_qp if _is_regular(self.source) else _decode_qp, pieces))
+        decoded = list(map(binascii.a2b_qp if _is_regular(self.source, pieces) else _decode_qp, pieces))
         self.decoded = b"".join(decoded)
         self._decoded_at = list(accumulate(map(len, decoded), initial=0))
         self._source_at = list(accumulate(map(len, pieces), initial=0))
@@ -78,15 +77,15 @@ class QuotedPrintable:
         piece = bisect_right(self._decoded_at, index) - 1
         start, before = self._source_at[piece], index - self._decoded_at[piece]
         for special in _QP_SPECIAL.finditer(self.source, start, self._source_at[piece + 1]):
-            literal = special.start() - start
-            if before < literal:
+            at, end = special.span()
+            if before < at - start:
                 break
-            before -= literal
+            before -= at - start
             if special[1]:
                 if not before:
-                    return special.span()
+                    return at, end
                 before -= 1
-            start = special.end()
+            start = end
         return start + before, start + before + 1
 
     def splice(self, edits: Iterable[ByteEdit], line_end: bytes) -> bytes:
@@ -94,9 +93,10 @@ class QuotedPrintable:
         pieces: list[bytes] = []
         position = column = edited_until = 0
         for start, end, replacement in edits:
-            kept_until = self._stray_equals_before(start, edited_until)
-            source_end = self._span(end - 1)[1] if start < end else self._source_end(start)
-            kept = self.source[position : self._source_end(kept_until)]
+            kept_end = self._source_end(start)
+            source_end = self._span(end - 1)[1] if start < end else kept_end
+            kept_until = self._stray_equals_before(start, edited_until, kept_end)
+            kept = self.source[position : kept_end if kept_until == start else self._source_end(kept_until)]
             if kept_until > edited_until and _column_after(kept, column) >= MAX_QP_LINE:
                 kept_until -= 1  # no column is left for the soft break's "="
                 kept = self.source[position : self._source_end(kept_until)]
@@ -112,8 +112,11 @@ class QuotedPrintable:
         """Right behind the bytes before `index`: so no soft break is torn, and no dropped space is shown again."""
         return self._span(index - 1)[1] if index else 0
 
-    def _stray_equals_before(self, start: int, limit: int) -> int:
+    def _stray_equals_before(self, start: int, limit: int, source_end: int) -> int:
         """Where a `=` that stands unencoded, as no encoder writes it, would make an escape of the edit at `start`."""
+        before = self.source[max(0, source_end - 4) : source_end]
+        if before.startswith(b"=3D") and not before.endswith(b"="):  # `href="`, as a rule
+            return start
         for index in (start - 1, start - 2):
             if index >= limit and self.decoded[index] == 0x3D and self.source[slice(*self._span(index))] == b"=":
                 return index
@@ -131,11 +134,11 @@ def _column_after(text: bytes, column: int) -> int:
     return column + len(text) if last_break < 0 else len(text) - last_break - 1
 
 
-def _is_regular(source: bytes) -> bool:
+def _is_regular(source: bytes, pieces: Iterable[bytes]) -> bool:
     """Whether `binascii`, which is much faster, reads it as the standard asks: no odd `=`, no space to drop."""
-    if b"==" in source or source.endswith((b" ", b"\t")) or any(space in source for space in _DROPPED_SPACE):
+    if b"==" in source or source.count(b"\r") != source.count(b"\r\n"):
         return False
-    return source.count(b"=\r") == source.count(b"=\r\n")
+    return not {piece[-3:].rstrip(b"\r\n")[-1:] for piece in pieces} & {b" ", b"\t"}
 
 
 def _decode_qp(piece: bytes) -> bytes:

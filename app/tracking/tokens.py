@@ -448,6 +448,7 @@ def _pack_recipient_field(message: Message) -> bytes:
     return _varint(packing | len(packed) << 2) + packed
 
 
+_UUID_LENGTH = 36
 # How a recipient is packed: 0 there is none, 1 UTF-8, 2 a canonical UUID in its 16 bytes, 3 any of these as a field of
 # its own, and then each correlation id: its length and 1, or 0 for none, as varint, and its UTF-8.
 _WITH_IDS = 3
@@ -456,6 +457,8 @@ _WITH_IDS = 3
 def _pack_recipient(recipient: str | None) -> tuple[int, bytes]:
     if recipient is None:
         return 0, b""
+    if len(recipient) != _UUID_LENGTH:
+        return 1, recipient.encode()
     try:
         parsed = uuid.UUID(recipient)
     except ValueError:

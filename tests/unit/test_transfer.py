@@ -129,6 +129,7 @@ def test_untouched_lines_keep_their_odd_encoding() -> None:
     ("source", "edit", "expected"),
     [
         (b"=aURL", (2, 5, b"bX"), b"=3DabX"),  # `=ab` would be an escape
+        (b"=3D=URL", (2, 5, b"4AX"), b"=3D=3D4AX"),
         (b"x" * 76, (76, 76, b"<p>"), b"x" * 75 + b"=\nx<p>"),
         (b"URL--b" + b"x" * 60, (0, 3, b"y" * 30), b"y" * 30 + b"--b" + b"x" * 60),  # no new line like a boundary
         (b"URL", (0, 3, b"y" * 74 + b"--b"), b"y" * 74 + b"-=\n=2Db"),
