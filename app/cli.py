@@ -24,6 +24,7 @@ _COMMANDS = {
     "link": "sending",
     "mailing": "settings",
     "migrate": "setup",
+    "relay": "relay",
     "rewrite": "sending",
     "ship": "ship",
     "space": "settings",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -32,12 +32,27 @@ Bytes = Annotated[int, Field(ge=1)]
 
 _DATABASE_SCHEMES = ("postgresql", "postgres")
 _HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]]+):(\d{1,5})")
 
 
 def local_url(host: str, port: int) -> str:
     """Where a program on this machine reaches what listens on this address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port`; an IPv6 address stands in brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, as far as its name says."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _own_url(earlier: dict[str, Any]) -> str:
@@ -89,6 +104,42 @@ class Settings(BaseSettings):
     )
     signed_mails: Literal["pass", "refuse"] = Field(
         "pass", description="Mails whose signature or encryption tracking would break: pass them untracked, or refuse."
+    )
+    relay_host: str = Field("127.0.0.1", description="Address that the mail relay listens on.")
+    relay_port: int = Field(2525, ge=0, le=65535, description="Port that the mail relay listens on.")
+    relay_upstream: str | None = Field(
+        None, description="host:port of the mail server that the relay passes mails on to; `up` relays if it is set."
+    )
+    relay_upstream_security: Literal["none", "starttls", "tls"] | None = Field(
+        None,
+        description="How the relay speaks to it: none, starttls or tls; unset: none on this machine, else starttls.",
+    )
+    relay_upstream_user: str | None = Field(None, description="The name that the relay signs in with there.")
+    relay_upstream_password: SecretStr | None = Field(None, description="The password to it.")
+    relay_certificate: Path | None = Field(
+        None, description="Certificate with its chain (PEM) for STARTTLS with the relay's clients."
+    )
+    relay_certificate_key: Path | None = Field(
+        None, description="The certificate's key (PEM); unset: it is in the same file."
+    )
+    relay_space: str | None = Field(
+        None, description="Space of clients on this machine that do not sign in; unset: all of them must."
+    )
+    relay_max_bytes: Bytes = Field(25 * 2**20, description="Size of a mail that the relay takes (SIZE).")
+    relay_envelopes: Literal["copies", "shared"] = Field(
+        "copies",
+        description="A mail to several recipients: a copy for each, or one for all, recorded at most as aggregate.",
+    )
+    relay_group_header: str = Field(
+        "X-Mailtrail-Group",
+        pattern=r"^[!-9;-~]+$",
+        description="Header field with the name of the group (mailing) that a relay mail is counted in.",
+    )
+    relay_timeout_seconds: float = Field(
+        120, gt=0, le=3600, description="How long the relay waits for each answer of the next mail server."
+    )
+    relay_connections: int = Field(
+        100, ge=1, le=10_000, description="Connections of clients that the relay holds at once."
     )
     anonymization_days: int = Field(
         60, ge=1, le=3650, description="Days after which a day's pseudonym key is destroyed."
@@ -145,6 +196,21 @@ class Settings(BaseSettings):
                 "give postgresql://user:password@host:port/database; in the password write / as %2F, @ as %40, : as %3A"
             )
         return value
+
+    @field_validator("relay_upstream", mode="before")
+    @classmethod
+    def _is_address(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not value.strip():
+            return None
+        found = _ADDRESS.fullmatch(value.strip())
+        if found is None or not 0 < int(found[2]) <= 65535:
+            raise ValueError("give host:port, e.g. smtp.example.com:587 or [::1]:25")
+        return value.strip()
+
+    @field_validator("relay_upstream_user", "relay_certificate", "relay_certificate_key", "relay_space", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
 
     @field_validator("app_schemes")
     @classmethod
@@ -228,5 +294,5 @@ def load() -> Settings:
         first = error.errors()[0]
         variable = PREFIX + str(first["loc"][0]).upper()
         message = first["msg"].removeprefix("Value error, ")
-        is_secret = first["loc"][0] == "database_url"
+        is_secret = first["loc"][0] in ("database_url", "relay_upstream_password")
         raise ConfigError(f"{variable}: {message}" + ("" if is_secret else f" (it is {first['input']!r})")) from None

@@ -87,6 +87,14 @@ class StoreUnavailable(MailtrailError):
     """PostgreSQL cannot be reached or refuses us."""
 
 
+class UpstreamUnavailable(MailtrailError):
+    """The server that the relay passes mails on to gives no answer. `reason` is a metric label: down, slow or lost."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class DiskUnavailable(MailtrailError):
     """Nothing can be written to the data directory."""
 

@@ -96,6 +96,27 @@ class Metrics:
             "reason",
         )
         self.clock_clamped = counter("clock_clamped", "Hits whose time lay outside the database's clock and retention.")
+        self.relay_mails = counter(
+            "relay_mails",
+            "Mails that the next mail server took from the relay, one for each recipient; ceiling: person_based,"
+            " anonymized, aggregate or off.",
+            "ceiling",
+        )
+        self.relay_refusals = counter(
+            "relay_refusals",
+            "Envelopes and mails that the relay did not take; reason: upstream_refused, upstream_down, upstream_slow,"
+            " upstream_lost, database, mail (signed or encrypted), size, line_end, partial (some recipients have it) or"
+            " fault.",
+            "reason",
+        )
+        self.relay_left_out = counter(
+            "relay_left_out",
+            "What mails said of themselves and the relay could not use; kind: correlation_id or group.",
+            "kind",
+        )
+        self.relay_sessions_refused = counter(
+            "relay_sessions_refused", "Clients that the relay sent away because there were too many."
+        )
         self.housekeeping_failures = counter(
             "housekeeping_failures", "Day keys, months or retention that could not be seen to, tried again soon."
         )

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from app.errors import MailtrailError
 
-from . import figures, latency, machine, memory, minting, personalising, rates, rewriting, sustained
+from . import figures, latency, machine, memory, minting, personalising, rates, relaying, rewriting, sustained
 from .display import Display
 from .figures import DRAIN_TO_COPY, Figure, Results
 from .machine import MeasurementFailed
@@ -68,6 +68,7 @@ PARTS = (
     Part("memory", memory.FIGURES, memory.planned_seconds, on_stage=memory.run),
     Part("minting", minting.FIGURES, minting.planned_seconds, alone=minting.run),
     Part("personalising", personalising.FIGURES, personalising.planned_seconds, alone=personalising.run),
+    Part("relaying", relaying.FIGURES, relaying.planned_seconds, alone=relaying.run),
     Part("rewriting", rewriting.FIGURES, rewriting.planned_seconds, alone=rewriting.run),
     Part("drain", (DRAIN_TO_COPY,), _planned_drain, alone=_measure_drain),
     Part("end-to-end", sustained.FIGURES, sustained.planned_seconds, alone=sustained.run),

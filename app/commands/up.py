@@ -48,7 +48,8 @@ async def _up(settings: Settings, url: str, plays_demo: bool) -> int:
         _log.warning(f"{error}; starting without it")
         is_first = None
     environment = {**os.environ, f"{config.PREFIX}DATABASE_URL": url}
-    beside = [Command("admin", environment, needed=False)] if settings.admin_port else []
+    wanted = {"admin": settings.admin_port, "relay": settings.relay_upstream}
+    beside = [Command(name, environment, needed=False) for name, is_wanted in wanted.items() if is_wanted]
     groups: list[list[Child]] = [[*collectors(settings, environment), *beside], [Command("ship", environment)]]
     watching = asyncio.create_task(_keep_database(settings))
     try:

@@ -96,6 +96,10 @@ class Findings:
     def links(self) -> list[Link]:
         return [place.link for place in self.places]
 
+    def without_links(self) -> "Findings":
+        """The same with its links left as they are, as declined."""
+        return replace(self, places=[], untouched=self.untouched + Counter(declined=len(self.places)))
+
     def changes(self, urls: Sequence[str | None], pixel_url: str | None) -> Changes:
         """The changes that put these URLs in, one for each link; None leaves it as it is."""
         edits = [

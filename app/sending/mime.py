@@ -75,10 +75,13 @@ class Reading:
         return RewrittenMail(splice(self.raw, mail.edits), tuple(mail.placed), mail.pixel, mail.untouched)
 
 
-def read_mail(raw: bytes, *, text_parts: bool = True, app_schemes: frozenset[str] = frozenset()) -> Reading:
-    """Finds the trackable links in document order, part by part; `text_parts=False` leaves text/plain alone.
+def read_mail(
+    raw: bytes, *, text_parts: bool = True, html_links: bool = True, app_schemes: frozenset[str] = frozenset()
+) -> Reading:
+    """Finds the trackable links in document order, part by part.
 
-    Raises `MailRefused` for an empty mail only.
+    `text_parts=False` leaves text/plain alone, `html_links=False` the links of HTML, counted as declined. Raises
+    `MailRefused` for an empty mail only.
     """
     if not raw.strip():
         raise MailRefused("the mail is empty; hand over the whole message with its header")
@@ -98,7 +101,10 @@ def read_mail(raw: bytes, *, text_parts: bool = True, app_schemes: frozenset[str
             continue
         # A URL in plain text has no document: mail programs and address bars read it as UTF-8.
         rules = Rules(body.codec if body.part.is_html else "utf-8", leave, app_schemes)
-        part = _ReadPart(body, body.find(rules), len(links), body is with_pixel)
+        found = body.find(rules)
+        if body.part.is_html and not html_links:
+            found = found.without_links()
+        part = _ReadPart(body, found, len(links), body is with_pixel)
         links += part.found.links
         untouched += part.untouched
         parts.append(part)
@@ -111,10 +117,11 @@ def rewrite_mail(
     pixel_url: str | None,
     *,
     text_parts: bool = True,
+    html_links: bool = True,
     app_schemes: frozenset[str] = frozenset(),
 ) -> RewrittenMail:
     """Reads a mail, calls `track` for every link that `read_mail` finds, and puts the answers in."""
-    reading = read_mail(raw, text_parts=text_parts, app_schemes=app_schemes)
+    reading = read_mail(raw, text_parts=text_parts, html_links=html_links, app_schemes=app_schemes)
     return reading.put_in([track(link) for link in reading.links], pixel_url)
 
 

@@ -180,6 +180,11 @@ def _read_header(raw: bytes, start: int) -> Header:
     return Header(fields, position, blank.end() if blank else position, holds_body)
 
 
+def header_end(raw: bytes) -> int:
+    """Where the header of the mail itself ends, before its blank line."""
+    return _read_header(raw, 0).end
+
+
 def _unsubscribe_urls(header: Header) -> Iterator[str]:
     for unsubscribe in header.fields.get(b"list-unsubscribe", []):
         for url in _LIST_URL.findall(unsubscribe.value):

@@ -54,17 +54,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A whole mail with its header; `text_parts=False` leaves text/plain alone."""
+    """A whole mail; `text_parts=False` leaves text/plain alone, `html_links=False` the links of HTML."""
 
     raw: bytes
     text_parts: bool = True
     app_schemes: frozenset[str] = frozenset()
+    html_links: bool = True
 
     def __post_init__(self) -> None:
         _refuse_empty(self.raw)
 
     def read(self) -> Reading:
-        return read_mail(self.raw, text_parts=self.text_parts, app_schemes=self.app_schemes)
+        return read_mail(self.raw, text_parts=self.text_parts, html_links=self.html_links, app_schemes=self.app_schemes)
 
     def noted(self, why_untracked: str) -> bytes:
         """With one header field in front, where no signature covers it; behind the `From ` line of an mbox file."""

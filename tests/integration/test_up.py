@@ -1,6 +1,8 @@
 """`mailtrail up` as operators use it: real processes, the embedded PostgreSQL, real signals."""
 
+import contextlib
 import signal
+import smtplib
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +12,8 @@ import psutil
 import pytest
 
 from app.store import embedded
-from tests.integration.service import Service, until
+from tests.integration.receiver import Receiver
+from tests.integration.service import Service, free_port, until
 
 CLICK_SETTINGS = ("--space", "Shop", "--event", "news", "--mailing", "m", "--recipient", "4711")
 
@@ -169,3 +172,28 @@ def test_a_collector_starts_with_the_database_down(alone: Service, up: psutil.Pr
     alone.wait_ready()
     assert alone.get(link).status == 302
     assert time.monotonic() - started < 15
+
+
+def test_the_relay_runs_where_it_is_set_up(alone: Service) -> None:
+    with Receiver() as receiver:
+        port = free_port()
+        alone.settings = {
+            "MAILTRAIL_RELAY_UPSTREAM": receiver.address,
+            "MAILTRAIL_RELAY_PORT": str(port),
+            "MAILTRAIL_RELAY_SPACE": "Shop",
+        }
+        up = alone.start("up")
+        alone.wait_ready()
+        alone.run("space", "create", "Shop")
+        until(lambda: child(psutil.Process(up.pid), "relay"), "the relay starts")
+        until(lambda: _listens(port), "the relay listens")
+        with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+            assert client.sendmail("a@shop.example", ["b@example.com"], b"Subject: x\r\n\r\ny\r\n") == {}
+        alone.stop()
+    assert [mail.content for mail in receiver.mails] == [b"Subject: x\r\n\r\ny\r\n"]
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
+        return True
+    return False
