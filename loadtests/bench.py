@@ -68,8 +68,8 @@ PARTS = (
     Part("memory", memory.FIGURES, memory.planned_seconds, on_stage=memory.run),
     Part("minting", minting.FIGURES, minting.planned_seconds, alone=minting.run),
     Part("personalising", personalising.FIGURES, personalising.planned_seconds, alone=personalising.run),
-    Part("rewriting", rewriting.FIGURES, rewriting.planned_seconds, alone=rewriting.run),
     Part("relaying", relaying.FIGURES, relaying.planned_seconds, alone=relaying.run),
+    Part("rewriting", rewriting.FIGURES, rewriting.planned_seconds, alone=rewriting.run),
     Part("drain", (DRAIN_TO_COPY,), _planned_drain, alone=_measure_drain),
     Part("end-to-end", sustained.FIGURES, sustained.planned_seconds, alone=sustained.run),
 )

@@ -57,27 +57,38 @@ _REASONS = {
 
 
 @click.command()
-@click.option("--space", required=True, metavar="NAME", help="The space, by name or id.")
-@click.option("--event", required=True, metavar="NAME", help="The event, by name or id.")
-@click.option("--mailing", required=True, metavar="NAME", help="Your own name for the mailing; made at its first use.")
-@click.option("--recipient", required=True, metavar="ID", help="Your own id for the person, e.g. the customer number.")
-@click.option("--permission", required=True, metavar=_PERMISSIONS, help="The recipient's tracking permission.")
+@click.option("--space", metavar="NAME", help="The space, by name or id.")
+@click.option("--event", metavar="NAME", help="The event, by name or id.")
+@click.option("--mailing", metavar="NAME", help="Your own name for the mailing; made at its first use.")
+@click.option("--recipient", metavar="ID", help="Your own id for the person, e.g. the customer number.")
+@click.option("--permission", metavar=_PERMISSIONS, help="The recipient's tracking permission.")
 @click.option("--eml", "form", flag_value="mail", help="The input is a whole mail; otherwise that is found out.")
 @click.option("--html", "form", flag_value="html", help="The input is an HTML document.")
 @click.option("--no-text", is_flag=True, help="Leave the links of the plain text alone.")
 @click.option("--report", is_flag=True, help="List every tracked link on stderr.")
+@click.option("--batch", is_flag=True, help="The input is lines of JSON: a template, then each recipient.")
+@click.option("--events", is_flag=True, help="As --batch, each line with an event's data.")
+@click.pass_context
 def rewrite(
-    space: str,
-    event: str,
-    mailing: str,
-    recipient: str,
-    permission: str,
+    context: click.Context,
+    /,
     form: Form | None,
     no_text: bool,
     report: bool,
+    batch: bool,
+    events: bool,
+    **address: str | None,
 ) -> None:
-    """Track the links of a mail or an HTML document from stdin, put the pixel in, and write it to stdout."""
+    """Track the links of a mail or an HTML document from stdin, put the pixel in, and write it to stdout.
+
+    With --batch or --events lines of JSON come in, a template and then the recipients, and mails go out likewise.
+    """
     settings = config.load()
+    if batch or events:
+        _refuse_options_of_one_mail(context)
+        _rewrite_lines(settings, of_event=events)
+        return
+    space, event, mailing, recipient, permission = _values_of(context, address)
     source = read_source(_read_stdin(), form, text_parts=not no_text, app_schemes=settings.app_schemes)
 
     async def work(connection: Connection) -> tuple[Prepared, bool]:
@@ -256,10 +267,43 @@ def _options(names: list[str]) -> str:
 # --- whole mails -----------------------------------------------------------------------------------------------------
 
 
+def _values_of(context: click.Context, address: dict[str, str | None]) -> list[str]:
+    """Whom a mail is for, in the order of `_ADDRESS`; click's own words for what is missing."""
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    values = []
+    for name in _ADDRESS:
+        if (value := address[name]) is None:
+            raise click.MissingParameter(ctx=context, param=parameters[name])
+        values.append(value)
+    return values
+
+
+def _refuse_options_of_one_mail(context: click.Context) -> None:
+    given = [name for name, value in context.params.items() if value and name not in ("batch", "events")]
+    if given:
+        options = _options(["eml" if name == "form" else name.replace("_", "-") for name in given])
+        raise click.UsageError(f"{options} is for one mail; a batch says it in its lines")
+
+
+def _rewrite_lines(settings: Settings, *, of_event: bool) -> None:
+    # What a batch takes is not needed for one mail.
+    from .batches import rewrite_lines, summary
+
+    _refuse_terminal("mailtrail rewrite --batch < lines.ndjson > mails.ndjson")
+    batch = rewrite_lines(settings, of_event=of_event)
+    click.echo(f"mailtrail: {summary(batch)}", err=True)
+    if batch.refused or batch.has_broken_off:
+        sys.exit(1)
+
+
 def _read_stdin() -> bytes:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("hand the mail over on stdin: mailtrail rewrite … < mail.eml > tracked.eml")
+    _refuse_terminal("mailtrail rewrite … < mail.eml > tracked.eml")
     return sys.stdin.buffer.read()
+
+
+def _refuse_terminal(example: str) -> None:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise click.UsageError(f"hand it over on stdin: {example}")
 
 
 def _summary(prepared: Prepared) -> str:

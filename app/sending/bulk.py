@@ -104,6 +104,10 @@ class Sending:
         self._denominators.add(self.mailing, made.ceiling, reason)
         return made
 
+    async def terms(self, permitted: Permission) -> Terms:
+        """What the settings say for this permission now."""
+        return (await self._ask(permitted)).terms
+
     async def mails(self, addressed: Iterable[tuple[str, str, Mapping[str, str]]]) -> AsyncIterator[Personalised]:
         """Each recipient's mail, made when it is asked for.
 
@@ -163,13 +167,32 @@ async def open_sending(
     async with database.connection() as connection:
         space_id = (await store.find_space(connection, space))["id"]
         event_id = (await events.find_event(connection, space_id, event))["id"]
-        template.refuse_tracked(await _ring(connection, space_id, template))
-        row, _ = await store.ensure_mailing(connection, who, space_id, event_id, mailing)
+    opened = open_sending_of(database, settings, who, space_id, event_id, mailing, template, ceiling=ceiling)
+    async with opened as sending:
+        yield sending
+
+
+@contextlib.asynccontextmanager
+async def open_sending_of(
+    database: Database,
+    settings: Settings,
+    who: str,
+    space: int,
+    event: int,
+    mailing: str,
+    template: Template,
+    *,
+    ceiling: Mode = Mode.PERSON_BASED,
+) -> AsyncIterator[Sending]:
+    """As `open_sending`, by the numbers of a space and an event that are there."""
+    async with database.connection() as connection:
+        template.refuse_tracked(await _ring(connection, space, template))
+        row, _ = await store.ensure_mailing(connection, who, space, event, mailing)
         template = template.with_parameters(row["url_parameters"] or "")
         numbered = await register(connection, row["id"], template)
         fingerprints = await store.link_fingerprints(connection, row["id"])
     counts = Denominators(database)
-    sending = Sending(database, settings, space_id, event_id, row["id"], numbered, ceiling, fingerprints, counts)
+    sending = Sending(database, settings, space, event, row["id"], numbered, ceiling, fingerprints, counts)
     try:
         yield sending
     finally:

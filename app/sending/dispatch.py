@@ -12,7 +12,7 @@ from ..store import events
 from ..store import settings as store
 from ..store.pool import Connection
 from ..store.queries import queries
-from ..tracking.modes import Event, Mode, Origin, Permission, Space, in_force
+from ..tracking.modes import Event, Mode, Origin, Permission, Rule, Space, decide
 from ..tracking.settings import check_recipient, permission
 from ..tracking.tokens import CorrelationIds, Message
 
@@ -65,9 +65,10 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds for a mail now: how much may be recorded, the base of its links, and its mailing's parameters."""
+    """What holds for a mail now: how much may be recorded and why, the base of its links, its mailing's parameters."""
 
     mode: Mode
+    rule: Rule
     base: str
     parameters: str = ""
 
@@ -99,10 +100,10 @@ async def read_terms(
         raise NotFound(f"there is no space {space:08x}; `mailtrail space list` shows them")
     if not row["has_mailing"]:
         raise NotFound(f"the event has no mailing {mailing:012x}; `mailtrail mailing list` shows them")
-    now = in_force(
+    mode, rule = decide(
         origin_of(event),
         Space(Mode.from_label(row["default_mode"]), Mode.from_label(row["relay_mode"]), row["deleted"]),
         None if row["by_permission"] is None else Event(row["by_permission"]),
         permission,
     )
-    return Terms(now, row["tracking_url"] or settings.public_url, row["url_parameters"] or "")
+    return Terms(mode, rule, row["tracking_url"] or settings.public_url, row["url_parameters"] or "")

@@ -44,12 +44,18 @@ async def _new_message(connection: Connection, dispatch: Dispatch, settings: Set
     return Minter(await keys.key_ring(connection, message.space), message, terms.base, terms.parameters)
 
 
-async def reopen_message(connection: Connection, message_id: str, settings: Settings) -> Minter:
-    """The message of an id, under its own ceiling or what the settings allow now, whichever is less."""
+async def reopen_message(
+    connection: Connection, message_id: str, settings: Settings, only_space: int | None = None
+) -> Minter:
+    """The message of an id, under its own ceiling or what the settings allow now, whichever is less.
+
+    With `only_space` the id of another space's message is one that no key opens.
+    """
     try:
-        ring = await keys.key_ring(connection, None, [key_id_of(message_id)])
+        key_ids = [key_id_of(message_id)] if only_space is None else []
     except TokenRefused as refused:
         raise _no_message(refused) from None
+    ring = await keys.key_ring(connection, only_space, key_ids)
     message = read_message_id(ring, message_id)
     event = message.event if message.origin is Origin.EVENT else None
     terms = await read_terms(connection, settings, message.space, event, message.mailing, message.permission)
@@ -95,7 +101,7 @@ async def _number(connection: Connection, mailing: int, pattern: str, recipient:
 
 def _recipient(message: Message, given: str | None) -> str | None:
     if given is not None and message.recipient not in (None, given):
-        raise SettingsError("the message was made for another recipient; leave the recipient out")
+        raise SettingsError("the message was made for another recipient; leave the recipient out", field="recipient")
     return message.recipient or given
 
 
@@ -108,5 +114,6 @@ def _allowed(terms: Terms) -> Mode:
 def _no_message(refused: TokenRefused) -> SettingsError:
     return SettingsError(
         f"this is no message id that one of our keys opens ({refused.reason});"
-        " it is what `mailtrail rewrite` and `mailtrail link` print"
+        " it is what `mailtrail rewrite`, `mailtrail link` and the API give",
+        field="message_id",
     )

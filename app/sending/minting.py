@@ -12,7 +12,7 @@ from ..errors import DestinationRefused, TokenRefused
 from ..tracking.destinations import normalise, with_parameters
 from ..tracking.links import pattern_of
 from ..tracking.modes import Mode
-from ..tracking.tokens import KeyRing, Kind, Message, key_id_of
+from ..tracking.tokens import KeyRing, Kind, Link, Message, key_id_of, pack_link
 
 _CLICK_URL = re.compile(r"[^?#]+/c/([A-Za-z0-9_-]+)(?:[?#].*)?", re.S)
 _PIXEL_URL = re.compile(rb"/o/([A-Za-z0-9_-]+)\.gif")
@@ -42,14 +42,24 @@ class Minter:
         DestinationRefused: too_long, or personalised under the ceiling aggregate. One mail does not show which of a
         destination's values other recipients share, so there only a destination without any is tracked.
         """
+        return self.click_urls([(destination, pattern, number)], registered=registered)[0]
+
+    def click_urls(self, links: Iterable[tuple[str, str, int]], *, registered: bool = True) -> list[str]:
+        """Those of several links: destination, pattern and number of each; raises for the first that is refused."""
+        packed = [
+            pack_link(Link(number, self._sealed(destination, pattern), registered))
+            for destination, pattern, number in links
+        ]
+        return [f"{self.base}/c/{token}" for token in self.ring.mint_packed(self.message, packed)]
+
+    def _sealed(self, destination: str, pattern: str) -> str:
         if self.message.ceiling is Mode.AGGREGATE and pattern != destination:
             raise DestinationRefused(
                 "personalised",
                 "under the ceiling aggregate a link with parameters' values, a fragment or an id in its path stays"
                 " untracked: they could be one recipient's; leave it as it is",
             )
-        sealed = with_parameters(destination, self.parameters)
-        return f"{self.base}/c/{self.ring.mint_click(self.message, sealed, number, registered=registered)}"
+        return with_parameters(destination, self.parameters)
 
     def mint_unregistered(
         self, url: str, number: int, recipient: str | None = None, app_schemes: frozenset[str] = frozenset()

@@ -238,15 +238,24 @@ def _mint(
     minter: Minter, links: list[Link], numbered: list[tuple[str, int]], untouched: Counter[str]
 ) -> list[TrackedLink | None]:
     """The tracked links; None and a count of the reason for each that cannot be."""
-    minted: list[TrackedLink | None] = []
-    for link, (pattern, number) in zip(links, numbered, strict=True):
-        try:
-            url = minter.click_url(link.destination, pattern, number)
-            minted.append(TrackedLink(number, pattern, link.label, url))
-        except DestinationRefused as refused:
-            untouched[refused.reason] += 1
-            minted.append(None)
-    return minted
+    wanted = [(link.destination, pattern, number) for link, (pattern, number) in zip(links, numbered, strict=True)]
+    urls: list[str] | list[str | None]
+    try:
+        urls = minter.click_urls(wanted)
+    except DestinationRefused:
+        urls = [_mint_one(minter, link, untouched) for link in wanted]
+    return [
+        TrackedLink(number, pattern, link.label, url) if url else None
+        for link, (_, pattern, number), url in zip(links, wanted, urls, strict=True)
+    ]
+
+
+def _mint_one(minter: Minter, link: tuple[str, str, int], untouched: Counter[str]) -> str | None:
+    try:
+        return minter.click_url(*link)
+    except DestinationRefused as refused:
+        untouched[refused.reason] += 1
+        return None
 
 
 def _put_in(minter: Minter, found: _Found, answers: Sequence[TrackedLink | None], limits: Limits) -> Prepared:

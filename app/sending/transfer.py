@@ -67,7 +67,7 @@ class QuotedPrintable:
 
     def __post_init__(self) -> None:
         pieces = _QP_PIECE.findall(self.source)
-        decoded = list(map(binascii.a2b_qp if _is_regular(self.source, pieces) else _decode_qp, pieces))
+        decoded = list(map(binascii.a2b_qp if _is_regular(self.source) else _decode_qp, pieces))
         self.decoded = b"".join(decoded)
         self._decoded_at = list(accumulate(map(len, decoded), initial=0))
         self._source_at = list(accumulate(map(len, pieces), initial=0))
@@ -134,11 +134,12 @@ def _column_after(text: bytes, column: int) -> int:
     return column + len(text) if last_break < 0 else len(text) - last_break - 1
 
 
-def _is_regular(source: bytes, pieces: Iterable[bytes]) -> bool:
+def _is_regular(source: bytes) -> bool:
     """Whether `binascii`, which is much faster, reads it as the standard asks: no odd `=`, no space to drop."""
-    if b"==" in source or source.count(b"\r") != source.count(b"\r\n"):
+    if b"==" in source or source.count(b"\r") != source.count(b"\r\n") or source.endswith((b" ", b"\t")):
         return False
-    return not {piece[-3:].rstrip(b"\r\n")[-1:] for piece in pieces} & {b" ", b"\t"}
+    spaces = (b" ", b"\t") if b"\t" in source else (b" ",)
+    return not any(space + line_end in source for space in spaces for line_end in (b"\r\n", b"\n"))
 
 
 def _decode_qp(piece: bytes) -> bytes:

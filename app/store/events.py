@@ -74,6 +74,14 @@ async def get_event(connection: Connection, space: int, event: int) -> Row:
     return row
 
 
+async def event_of_type(connection: Connection, space: int, type_id: str) -> Row:
+    """The event whose definition has this id; NotFound without a word about others."""
+    row = await connection.fetchrow(_SQL["of_type"], space, type_id)
+    if row is None:
+        raise NotFound("no event of the space has a definition with this id; put one, or correct the id", field="event")
+    return row
+
+
 async def show_event(connection: Connection, space: int, event: int) -> Row:
     """An event as pages of events have it; NotFound without a word about others."""
     row = await connection.fetchrow(_SQL["shown"], space, event, HEARTBEAT)

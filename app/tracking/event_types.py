@@ -24,6 +24,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.expatreader import DefusedExpatParser
 
 from ..errors import SettingsError
+from .date_patterns import PatternRefused, date_pattern, zone_of
 from .modes import Permission
 
 NAMESPACE = "http://www.inxmail.com/xcom/eventtype"
@@ -113,13 +114,20 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """One datum of an event. `datatype` is string, long, integer, double, boolean or datetime; only a boolean uses the
-    patterns, which are as written and compared without case."""
+    """One datum of an event. `datatype` is string, long, integer, double, boolean or datetime.
+
+    Only a boolean uses the true and false patterns, which are as written and compared without case; only a double the
+    separators, "" for none between thousands; only a datetime its `pattern` ("": ISO 8601) and time zone.
+    """
 
     id: str
     datatype: str
     true_pattern: str = "true"
     false_pattern: str = "false"
+    decimal_separator: str = "."
+    grouping_separator: str = ","
+    pattern: str = ""
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +257,7 @@ class _Tree(ContentHandler):
 
     def processingInstruction(self, target: str, data: str) -> None:
         raise EventTypeRefused(
-            *_position(self.locator), f"the processing instruction <?{_clip(target)}?> is not allowed; remove it"
+            *_position(self.locator), f"the processing instruction <?{clip(target)}?> is not allowed; remove it"
         )
 
 
@@ -314,7 +322,7 @@ def _check_root(root: _Element) -> None:
     if root.name != "event" or "xmlns" not in root.attributes:
         namespace = "" if "xmlns" in root.attributes else " without xmlns"
         root.refuse(
-            f"the document starts with <{_clip(root.name)}>{namespace};"
+            f"the document starts with <{clip(root.name)}>{namespace};"
             f' it must be <event xmlns="{NAMESPACE}">, without a prefix'
         )
 
@@ -337,8 +345,8 @@ def _check(element: _Element) -> None:
 
 def _refuse_child(child: _Element, parent: _Element, known: Iterable[str]) -> NoReturn:
     mends = [f"it holds {', '.join(f'<{name}>' for name in known)}" if known else "remove it"]
-    mends += filter(None, [_suggest(child.name, known, "<{}>")])
-    child.refuse(f"<{_clip(child.name)}> does not belong in <{parent.name}>; {'; '.join(mends)}")
+    mends += filter(None, [suggest(child.name, known, "<{}>")])
+    child.refuse(f"<{clip(child.name)}> does not belong in <{parent.name}>; {'; '.join(mends)}")
 
 
 def _check_number(element: _Element, name: str, often: str) -> None:
@@ -356,7 +364,7 @@ def _check_attributes(element: _Element) -> None:
             if value != NAMESPACE:
                 element.refuse(f'<{element.name}> is of the namespace {_quote(value)}; write xmlns="{NAMESPACE}"')
         elif name not in known:
-            mend = _suggest(name, known) or "remove it"
+            mend = suggest(name, known) or "remove it"
             element.refuse(f"<{element.name}> has an attribute {_quote(name)}, which does not exist; {mend}")
     if element.name == "translation" and not _LANGUAGE.fullmatch(element.attributes.get("language", "")):
         element.refuse('<translation> names no language; write e.g. <translation language="en">')
@@ -383,7 +391,7 @@ def _by_id(elements: Iterable[_Element], pattern: re.Pattern[str]) -> dict[str, 
                 " characters: rename it, here and in the data"
             )
         if id in found:
-            named.refuse(f"the id {_clip(id)} is in line {found[id].line} already; rename or remove one of the two")
+            named.refuse(f"the id {clip(id)} is in line {found[id].line} already; rename or remove one of the two")
         found[id] = element
     return found
 
@@ -397,13 +405,13 @@ def _placeholder(id: str, element: _Element) -> Placeholder:
     datatypes = [child for child in element.children if child.name.startswith("datatype-")]
     if not datatypes:
         element.refuse(
-            f"placeholder {_clip(id)} has no data type; add one of"
+            f"placeholder {clip(id)} has no data type; add one of"
             f" {', '.join(f'<datatype-{datatype}/>' for datatype in _DATATYPES)}"
         )
     if len(datatypes) > 1:
-        datatypes[1].refuse(f"placeholder {_clip(id)} has a second data type; keep one")
+        datatypes[1].refuse(f"placeholder {clip(id)} has a second data type; keep one")
     datatype = datatypes[0].name.removeprefix("datatype-")
-    return Placeholder(id, datatype, *_patterns(datatypes[0]))
+    return Placeholder(id, datatype, *_patterns(datatypes[0]), *_separators(datatypes[0]), *_date_format(datatypes[0]))
 
 
 def _patterns(datatype: _Element) -> tuple[str, str]:
@@ -419,6 +427,28 @@ def _patterns(datatype: _Element) -> tuple[str, str]:
     return true, false
 
 
+def _separators(datatype: _Element) -> tuple[str, str]:
+    decimal = datatype.attributes.get("decimalSeparator", ".")
+    grouping = datatype.attributes.get("groupingSeparator", "." if decimal == "," else ",")
+    if len(decimal) != 1 or len(grouping) > 1 or decimal == grouping or re.search(r"[\w+-]", decimal + grouping):
+        datatype.refuse(
+            "decimalSeparator is one character and groupingSeparator another one or none, no letters, digits or signs;"
+            ' write e.g. decimalSeparator="," groupingSeparator="."'
+        )
+    return decimal, grouping
+
+
+def _date_format(datatype: _Element) -> tuple[str, str]:
+    pattern, timezone = datatype.attributes.get("pattern"), datatype.attributes.get("timezone", "UTC")
+    try:
+        if pattern is not None:
+            date_pattern(pattern)
+        zone_of(timezone)
+    except PatternRefused as refused:
+        datatype.refuse(str(refused))
+    return pattern or "", timezone
+
+
 def _reference(event: _Element, name: str, groups: Mapping[str, Group]) -> Reference | None:
     if not (found := event.all(name)):
         return None
@@ -432,8 +462,8 @@ def _reference(event: _Element, name: str, groups: Mapping[str, Group]) -> Refer
     fitting = _references(groups.values(), datatypes)
     if text not in fitting:
         why = _misfit(reference, groups.get(group))
-        mend = "; ".join(filter(None, [f"it must be {demand}", _suggest(text, fitting)]))
-        shown = _clip(text) if text.isprintable() else _quote(text)
+        mend = "; ".join(filter(None, [f"it must be {demand}", suggest(text, fitting)]))
+        shown = clip(text) if text.isprintable() else _quote(text)
         found[0].refuse(f"{name} names {shown}, which {why}; {mend}")
     return reference
 
@@ -458,7 +488,8 @@ def _misfit(reference: Reference, group: Group | None) -> str:
     return f"is {'an' if datatype == 'integer' else 'a'} {datatype}"
 
 
-def _suggest(word: str, known: Iterable[str], form: str = "{}") -> str:
+def suggest(word: str, known: Iterable[str], form: str = "{}") -> str:
+    """A question whether a similar one of the known words was meant; "" if none is similar."""
     if len(word) > _MAX_SHOWN:
         return ""
     names = {name.casefold(): name for name in islice(known, _MAX_COMPARED)}
@@ -466,9 +497,10 @@ def _suggest(word: str, known: Iterable[str], form: str = "{}") -> str:
     return f"did you mean {form.format(names[close[0]])}?" if close else ""
 
 
-def _clip(text: str) -> str:
+def clip(text: str) -> str:
+    """The beginning of a text, as much as a message repeats."""
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def _quote(text: str) -> str:
-    return repr(_clip(text))
+    return repr(clip(text))

@@ -148,7 +148,7 @@ def check_unprotected(active_since: datetime | None, unprotected_until: datetime
 def ceiling(word: str) -> Mode:
     """The ceiling of a message that no settings decide about; there is no default."""
     if word not in ("aggregate", "anonymized", "person_based"):
-        raise SettingsError(f"a ceiling is aggregate, anonymized or person_based, not {word!r}")
+        raise SettingsError(f"a ceiling is aggregate, anonymized or person_based, not {word!r}", field="ceiling")
     return Mode.from_label(word)
 
 
@@ -157,19 +157,24 @@ def permission(word: str) -> Permission:
     try:
         return Permission[word.upper()]
     except KeyError:
-        raise SettingsError(f"a permission is granted, denied or unknown, not {word!r}") from None
+        raise SettingsError(f"a permission is granted, denied or unknown, not {word!r}", field="permission") from None
 
 
 def check_recipient(recipient: str) -> str:
     """The recipient's id as it is; SettingsError for an empty or long one, or one with control characters."""
     if not recipient.strip():
-        raise SettingsError("the recipient is empty; give your own id for the person, e.g. the customer number")
+        raise SettingsError(
+            "the recipient is empty; give your own id for the person, e.g. the customer number", field="recipient"
+        )
     if any(unicodedata.category(character) in _UNSEALABLE for character in recipient):
-        raise SettingsError("the recipient has control characters or line breaks; give an id without them")
+        raise SettingsError(
+            "the recipient has control characters or line breaks; give an id without them", field="recipient"
+        )
     if len(recipient.encode()) > MAX_RECIPIENT_BYTES:
         raise SettingsError(
             f"the recipient has {len(recipient.encode())} bytes, at most {MAX_RECIPIENT_BYTES} can be sealed;"
-            " give a shorter id"
+            " give a shorter id",
+            field="recipient",
         )
     return recipient
 

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Locator
 
 from app.store import settings as store
+from app.store.pool import Connection
 from app.tracking.modes import Mode
 from app.tracking.tokens import Kind
 from tests.browser.pages import Page, Pages, event_path, expect, space_path
@@ -334,6 +335,49 @@ def test_a_mailing_is_renamed_archived_and_restored(pages: Pages) -> None:
         expect(page.get_by_role("status")).to_contain_text("in the lists again")
     (row,) = pages.query("select name, archived_at from mailtrail.mailings where id = $1", mailing)
     assert ("Late summer", None) == tuple(row)
+
+
+def test_parameters_for_web_analytics_are_saved_and_taken_away(pages: Pages) -> None:
+    space = pages.make_space("Analytics")
+    mailing = make_mailing(pages, space, "Spring")
+    stored = "select url_parameters from mailtrail.mailings where id = $1"
+    with pages.browsing("editor") as page:
+        page.goto(mailing_path(space, mailing))
+        field = page.get_by_label("Parameters", exact=True)
+        field.fill("utm_source=a&utm_source=b")
+        page.get_by_role("button", name="Save parameters").click()
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(page.get_by_role("alert")).to_contain_text("Enter name=value joined by &, each name once")
+        field.fill("?utm_source=spring news&utm_medium=email")
+        page.get_by_role("button", name="Save parameters").click()
+        expect(page.get_by_role("status")).to_contain_text("The parameters are saved.")
+        expect(field).to_have_value("utm_source=spring%20news&utm_medium=email")
+        assert "utm_source=spring%20news&utm_medium=email" == pages.query(stored, mailing)[0][0]
+        field.fill("")
+        page.get_by_role("button", name="Save parameters").click()
+        expect(page.get_by_role("status")).to_contain_text("The parameters are saved.")
+    assert pages.query(stored, mailing)[0][0] is None
+
+
+def test_why_messages_went_out_untracked_is_said_where_some_did(pages: Pages) -> None:
+    space = pages.make_space("Untracked")
+    mailing = make_mailing(pages, space, "Spring")
+    reasons = {"off": 5, "dkim": 2, "nothing": 1}
+
+    async def count(connection: Connection) -> None:
+        await store.count_sent(connection, mailing, Mode.ANONYMIZED, 10)
+
+    pages.in_database(count)
+    with pages.browsing("viewer") as page:
+        page.goto(mailing_path(space, mailing))
+        table = page.get_by_role("table", name="Why messages went out untracked")
+        expect(table).to_have_count(0)
+        for reason, messages in reasons.items():
+            pages.in_database(lambda each, r=reason, m=messages: store.count_sent(each, mailing, Mode.OFF, m, reason=r))
+        page.reload()
+        expect(table.get_by_role("row").filter(has_text="Tracking was off")).to_contain_text("5")
+        expect(table.get_by_role("row").filter(has_text="Signed with DKIM")).to_contain_text("2")
+        expect(table.get_by_role("row")).to_have_count(4)
 
 
 def test_in_german(pages: Pages, shop: tuple[int, int, int]) -> None:

@@ -24,8 +24,9 @@ def definition(of: str = "order", *, tracking: bool = True) -> bytes:
     """An event's XML, with a field for the permission or without."""
     names = "<customertracking>Customer.Tracking</customertracking>" if tracking else ""
     return f"""<event xmlns="http://www.inxmail.com/xcom/eventtype">
-        <eventtype><id>{of}</id></eventtype>{names}
-        <phgroup><id>Customer</id><placeholder><id>Tracking</id><datatype-boolean/></placeholder></phgroup>
+        <eventtype><id>{of}</id></eventtype><customermapping>Customer.Id</customermapping>{names}
+        <phgroup><id>Customer</id><placeholder><id>Id</id><datatype-string/></placeholder>
+        <placeholder><id>Tracking</id><datatype-boolean/></placeholder></phgroup>
     </event>""".encode()
 
 

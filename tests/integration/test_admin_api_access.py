@@ -43,11 +43,14 @@ class Asking:
     body: Any = None
     query: str = ""
     xml: bytes = b""
+    lines: bytes = b""
     for_all_spaces: bool = False
 
 
 SPACE, EVENT, MAILING = "/spaces/{space}", "/spaces/{space}/events/{event}", "/spaces/{space}/mailings/{mailing}"
 DISPATCH = "/spaces/{space}/dispatches/{dispatch}"
+MESSAGE = {"space": "{space}", "event": "news", "mailing": "June", "recipient": "4711", "permission": "granted"}
+CUSTOMER = {"Customer": {"Id": "4711", "Tracking": True}}
 REQUESTS = {
     ("GET", "/spaces"): Asking("read", 200),
     ("POST", "/spaces"): Asking("write", 201, {"name": "New"}, for_all_spaces=True),
@@ -75,6 +78,15 @@ REQUESTS = {
     ("GET", f"{MAILING}/links"): Asking("read", 200),
     ("PUT", f"{MAILING}/links/{{number}}/override"): Asking("write", 200, {"destination": "https://shop.example/"}),
     ("DELETE", f"{MAILING}/links/{{number}}/override"): Asking("write", 204),
+    ("POST", "/messages"): Asking("mint", 200, MESSAGE | {"html": "<p>Hello"}),
+    ("POST", "/links"): Asking("mint", 200, MESSAGE | {"url": "https://shop.example/"}),
+    ("POST", "/events"): Asking(
+        "mint", 200, {"space": "{space}", "event": "order", "payload": CUSTOMER, "message": {"html": "<p>Hello"}}
+    ),
+    ("POST", "/messages/batch"): Asking(
+        "mint", 200, lines=b'{"space": "{space}", "event": "news", "mailing": "M", "html": "<p>"}'
+    ),
+    ("POST", "/events/batch"): Asking("mint", 200, lines=b'{"space": "{space}", "event": "order", "html": "<p>"}'),
     ("GET", "/api-keys"): Asking("read", 200),
     ("POST", "/api-keys"): Asking("write", 201, {"name": "New", "scopes": ["write"]}),
     ("DELETE", "/api-keys/{key}"): Asking("write", 204),
@@ -134,8 +146,11 @@ async def ask(program: Program, route: tuple[str, str], ids: dict[str, str]) -> 
     options: dict[str, Any] = {"headers": {"if-match": "*"}}
     if asking.xml:
         options |= {"content": asking.xml, "headers": {"if-match": "*", "content-type": "application/xml"}}
+    elif asking.lines:
+        lines = asking.lines.replace(b"{space}", ids["space"].encode())
+        options = {"content": lines, "headers": {"content-type": "application/x-ndjson"}}
     elif asking.body is not None:
-        options["json"] = {name: ids["link"] if value == "{link}" else value for name, value in asking.body.items()}
+        options["json"] = {name: ids.get(str(value).strip("{}"), value) for name, value in asking.body.items()}
     return await program.ask(method, (path + asking.query).format(**ids), **options)
 
 

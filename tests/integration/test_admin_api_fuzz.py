@@ -36,6 +36,30 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 ENDS_WHAT_IS_FUZZED = {"DELETE /spaces/{space}", "DELETE /api-keys/{key}"}
 
 
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["Shop", "news", "granted", "<p>"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["space", "event", "mailing", "html", "fields", "recipient", "permission", "values", "payload"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=8,
+)
+LINES = st.lists(VALUES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=20), max_size=4).map(
+    b"\n".join
+)
+schemathesis.openapi.media_type("application/x-ndjson", LINES)
+
+
 @dataclass(frozen=True)
 class Served:
     """The running API, a key that may everything, and ids of things that are there."""
@@ -118,7 +142,7 @@ def test_every_answer_is_one_that_the_document_names(served: Served) -> None:
             seen.add(answer.status_code)
 
         ask()
-    assert len(labels) == 31
+    assert len(labels) == 36
     assert {200, 201, 400, 404, 422} <= seen, seen
 
 
@@ -138,6 +162,13 @@ def test_the_examples_of_the_documentation_work(served: Served) -> None:
     lines = done.stdout.splitlines()
     assert "Web shop" in lines
     assert "id,at,who,action,space,space_name,object,old,new" in lines
+    assert '{"recipient":"4711","permission":"granted","mode":"person_based","rule":"permission"}' in lines
+    assert {
+        '{"line":2,"ceiling":"person_based","untouched":{}}',
+        '{"line":3,"ceiling":"person_based","untouched":{}}',
+        '{"done":2,"refused":1}',
+    } <= set(lines)
+    assert ["values.name"] == [json.loads(line)["problem"]["field"] for line in lines if '"problem"' in line]
 
 
 def _first_json(text: str) -> dict[str, dict[str, str]]:

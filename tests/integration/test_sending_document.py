@@ -1,5 +1,8 @@
 """docs/sending.md does what it says: its commands and scripts are run as they stand there."""
 
+import email
+import email.policy
+import os
 import re
 import shlex
 import subprocess
@@ -9,8 +12,10 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import Envelope
 
-from tests.integration.service import CHECKOUT, Service
+from tests.integration.service import CHECKOUT, Service, free_port
 
 TEXT = (Path(CHECKOUT) / "docs" / "sending.md").read_text()
 COMMANDS = re.findall(r"^\$ mailtrail (.+)$", TEXT, re.M)
@@ -25,13 +30,13 @@ def served(service: Service) -> Service:
     return service
 
 
-def output(served: Service, script: str) -> str:
+def output(served: Service, script: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-"],
         input=script.encode(),
         capture_output=True,
         cwd=CHECKOUT,
-        env=served.environment(),
+        env=served.environment() | environment,
         timeout=60,
         check=False,
     )
@@ -75,6 +80,40 @@ def test_the_jinja_loop_sends_all_products_to_all(served: Service) -> None:
     described = [(1, "https://demo-shop.example/boots?customer"), (2, "https://demo-shop.example/jackets?customer")]
     assert described == [(link["number"], link["pattern"]) for link in links]
     assert ["Boots", "Jackets & coats"] == [link["label"] for link in links]
+
+
+class Mailbox:
+    """What a receiving SMTP server has taken: each mail with its envelope."""
+
+    def __init__(self) -> None:
+        self.taken: list[Envelope] = []
+
+    async def handle_DATA(self, server: object, session: object, envelope: Envelope) -> str:
+        self.taken.append(envelope)
+        return "250 taken"
+
+
+def test_the_django_backend_sends_each_their_own_mail(served: Service, tmp_path: Path) -> None:
+    backend, script = SCRIPTS[2:]
+    (tmp_path / "tracking_backend.py").write_text(backend)
+    mailbox = Mailbox()
+    receiving = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    receiving.start()
+    try:
+        path = f"{tmp_path}{os.pathsep}{CHECKOUT}"
+        output(served, script, PYTHONPATH=path, SMTP_PORT=str(receiving.port))
+    finally:
+        receiving.stop()
+    assert [["erika@example.com"], ["max@example.com"]] == [envelope.rcpt_tos for envelope in mailbox.taken]
+    for envelope in mailbox.taken:
+        assert "shop@example.com" == envelope.mail_from
+        text, html = email.message_from_bytes(envelope.content, policy=email.policy.default).iter_parts()
+        for part in (text, html):
+            assert ["https://demo-shop.example/sale"] == locations(served, part.get_content())
+    served.wait_for_hits_of("Sale", "person_based", 2)
+    served.wait_for_hits_of("Sale", "anonymized", 2)
+    (row,) = served.query("select * from analytics.mailings where mailing = 'Sale'")
+    assert (2, 1, 1) == (row["sent"], row["sent_person_based"], row["sent_anonymized"])
 
 
 def test_every_reason_of_the_templates_own_is_explained() -> None:

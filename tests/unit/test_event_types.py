@@ -648,3 +648,54 @@ def test_what_templates_leave_empty_names_nothing() -> None:
     written = GOOD.replace("<customermapping>Customer.Id<", "<customermapping><")
     assert written != GOOD
     assert parse_event_type(written.encode()).customer_mapping is None
+
+
+# What values look like.
+
+
+def placeholder_of(datatype: str) -> Placeholder:
+    (group,) = parse_event_type(
+        SMALL.replace(
+            "</event>", f"<phgroup><id>A</id><placeholder><id>B</id>{datatype}</placeholder></phgroup></event>"
+        ).encode()
+    ).groups
+    return group.placeholders[0]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "expected"),
+    [
+        ("<datatype-double/>", Placeholder("B", "double")),
+        ('<datatype-double decimalSeparator=","/>', Placeholder("B", "double", "true", "false", ",", ".")),
+        (
+            '<datatype-double decimalSeparator="," groupingSeparator=""/>',
+            Placeholder("B", "double", "true", "false", ",", ""),
+        ),
+        ('<datatype-double groupingSeparator=" "/>', Placeholder("B", "double", grouping_separator=" ")),
+        ("<datatype-datetime/>", Placeholder("B", "datetime")),
+        (
+            '<datatype-datetime pattern="dd.MM.yyyy" timezone="Europe/Berlin"/>',
+            Placeholder("B", "datetime", pattern="dd.MM.yyyy", timezone="Europe/Berlin"),
+        ),
+    ],
+)
+def test_separators_and_patterns_are_kept(datatype: str, expected: Placeholder) -> None:
+    assert expected == placeholder_of(datatype)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "words"),
+    [
+        ('<datatype-double decimalSeparator=""/>', "decimalSeparator is one character"),
+        ('<datatype-double decimalSeparator=",," />', "decimalSeparator is one character"),
+        ('<datatype-double decimalSeparator="," groupingSeparator=","/>', "another one or none"),
+        ('<datatype-double decimalSeparator="0"/>', "no letters, digits or signs"),
+        ('<datatype-double groupingSeparator="-"/>', "no letters, digits or signs"),
+        ('<datatype-datetime pattern="dd. MMMM yyyy"/>', "'MMMM' is not read"),
+        ('<datatype-datetime pattern=""/>', "a pattern has 1 to 100 characters"),
+        ('<datatype-datetime timezone="Europe/Berlim"/>', "the time zone 'Europe/Berlim' is not known"),
+    ],
+)
+def test_separators_and_patterns_that_cannot_be(datatype: str, words: str) -> None:
+    with pytest.raises(EventTypeRefused, match=re.escape(words)):
+        placeholder_of(datatype)

@@ -1,4 +1,4 @@
-"""The API under /api/v1, for programs: settings, dispatches, reports, links, keys and audit.
+"""The API under /api/v1, for programs: settings, dispatches, messages, reports, links, keys and audit.
 
 Invariants: nothing is answered without a key but the OpenAPI document; nothing is kept by caches; every refusal, also
 of a path or a fault, is a problem document.
@@ -17,11 +17,23 @@ from ... import __version__
 from ...config import Settings
 from ...logs import place_of
 from ...store.pool import Database
-from . import audit, dispatches, events, explain, keys, links, mailings, spaces
+from . import (
+    audit,
+    batches,
+    dispatches,
+    event_data,
+    events,
+    explain,
+    keys,
+    links,
+    mailings,
+    messages,
+    spaces,
+)
 from .description import described
 from .problems import fault, handle_problems
 
-_NOUNS = (spaces, events, dispatches, mailings, links, keys, audit, explain)
+_NOUNS = (spaces, events, dispatches, mailings, links, messages, event_data, batches, keys, audit, explain)
 _log = structlog.get_logger()
 
 

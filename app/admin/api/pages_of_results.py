@@ -11,9 +11,9 @@ from typing import Annotated, Any, Generic, TypeVar
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from ...sending.strict_json import is_storable
 from ...store.pool import Row
 from .problems import Kind, Refusal
-from .requests import is_storable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_MICROSECONDS = 10**17  # the year 5138

@@ -23,6 +23,7 @@ from ...errors import (
     ChangedMeanwhile,
     DestinationRefused,
     EventProtected,
+    MailRefused,
     MailtrailError,
     NotAcknowledged,
     NotAllowed,
@@ -54,6 +55,7 @@ class Kind(Enum):
     TOO_LARGE = ("too-large", 413, "The body is too large")
     MEDIA_TYPE = ("media-type", 415, "The body is of another type")
     INVALID = ("invalid", 422, "A value cannot be")
+    MAIL = ("mail", 422, "The mail cannot be tracked")
     EVENT_TYPE = ("event-type", 422, "The XML defines no event type")
     DESTINATION = ("destination", 422, "The URL cannot be a destination")
     IF_MATCH_MISSING = ("if-match-missing", 428, "It is not said which revision to change")
@@ -126,6 +128,7 @@ _KINDS: tuple[tuple[type[MailtrailError], Kind], ...] = (
     (EventTypeRefused, Kind.EVENT_TYPE),
     (SettingsError, Kind.INVALID),
     (DestinationRefused, Kind.DESTINATION),
+    (MailRefused, Kind.MAIL),
     (NotAllowed, Kind.NOT_ALLOWED),
 )
 _OF_TRIGGERS = {

@@ -1,24 +1,32 @@
-"""Requests as they are let in: bounded, and JSON without what PostgreSQL or the next reader would take otherwise.
+"""Requests as they are let in: with a key, bounded, their JSON strict.
 
 Invariant: nobody is let wait for a body, nor is it read, while a connection of the database is held.
 """
 
-import json
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ClassVar
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .identity import bearer_secret, let_in
+from ...errors import SettingsError
+from ...sending import strict_json
+from ...sending.strict_json import NoJson
+from .identity import bearer_secret, let_in, recognise
 from .problems import Kind, Refusal
 
 MAX_BODY_BYTES = 512 * 1024
+MAX_MAIL_BODY_BYTES = 40 * 2**20
+"""Of a body that has a whole mail, in base64 as a rule: 30 MB of mail."""
+
+_Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Asked(Request):
     """A request whose body is bounded and whose JSON is strict."""
+
+    most_bytes = MAX_BODY_BYTES
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -34,30 +42,49 @@ class Asked(Request):
 
     async def _read_body(self) -> bytes:
         declared = self.headers.get("content-length", "0")
-        check_size(int(declared) if declared.isascii() and declared.isdecimal() else 0, MAX_BODY_BYTES)
+        check_size(int(declared) if declared.isascii() and declared.isdecimal() else 0, self.most_bytes)
         body = bytearray()
         async for chunk in self.stream():
             body += chunk
-            check_size(len(body), MAX_BODY_BYTES)
+            check_size(len(body), self.most_bytes)
         return bytes(body)
 
 
 class ApiRoute(APIRoute):
     """A route that lets only keys in, and reads the body before it takes a connection."""
 
+    max_body_bytes: ClassVar[int] = MAX_BODY_BYTES
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             asked = Asked(request.scope, request.receive)
-            secret = bearer_secret(asked)
-            body = await asked.body()
-            async with let_in(asked, secret):
-                if body and self.body_field is not None:
-                    _check_is_json(asked)
-                return await answer(asked)
+            asked.most_bytes = self.max_body_bytes
+            return await self.let_through(asked, bearer_secret(asked), answer)
 
         return handle
+
+    async def let_through(self, asked: Asked, secret: str, answer: _Answer) -> Response:
+        body = await asked.body()
+        async with let_in(asked, secret):
+            if body and self.body_field is not None:
+                _check_is_json(asked)
+            return await answer(asked)
+
+
+class MailRoute(ApiRoute):
+    """One whose body may have a whole mail."""
+
+    max_body_bytes = MAX_MAIL_BODY_BYTES
+
+
+class StreamedRoute(ApiRoute):
+    """One that is answered while its body is read: it has no body and no connection, but whoever asks is known."""
+
+    async def let_through(self, asked: Asked, secret: str, answer: _Answer) -> Response:
+        await recognise(asked, secret)
+        return await answer(asked)
 
 
 def check_size(size: int, most: int) -> None:
@@ -69,52 +96,11 @@ def check_size(size: int, most: int) -> None:
 def read_json(body: bytes) -> Any:
     """The value of a JSON text in UTF-8, with no name twice, no NaN, no NUL and no lone surrogate."""
     try:
-        content = json.loads(body.decode(), object_pairs_hook=_without_repetition, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        return strict_json.read_json(body)
+    except NoJson:
         raise Refusal(Kind.MALFORMED, "the body is no JSON in UTF-8; correct it") from None
-    if isinstance(content, dict):
-        for name, value in content.items():
-            _check_texts(name, None)
-            _check_texts(value, name[:100])
-    else:
-        _check_texts(content, None)
-    return content
-
-
-def is_storable(text: str) -> bool:
-    """Whether PostgreSQL keeps the text as it is."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _check_texts(content: Any, field: str | None) -> None:
-    if not all(map(is_storable, _texts(content))):
-        problem = "NUL characters and lone surrogates are in no text; remove them"
-        raise Refusal(Kind.INVALID, problem, field=field)
-
-
-def _texts(content: Any) -> Iterator[str]:
-    left = [content]
-    while left:
-        value = left.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            left += [*value.keys(), *value.values()]
-        elif isinstance(value, list):
-            left += value
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Refusal(Kind.INVALID, f"{twice[:100]!r} is there twice; keep one", field=twice[:100])
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
+    except SettingsError as error:
+        raise Refusal(Kind.INVALID, str(error), field=error.field) from None
 
 
 def _check_is_json(asked: Asked) -> None:

@@ -153,6 +153,13 @@ OF_DEFINITIONS = (
     "an empty pattern matches nothing; fill truePattern and falsePattern, or leave them out",
     "truePattern and falsePattern are both %(pattern)s (case does not count; without the attribute they are true and"
     " false); let them differ",
+    "decimalSeparator is one character and groupingSeparator another one or none, no letters, digits or signs;"
+    ' write e.g. decimalSeparator="," groupingSeparator="."',
+    "a pattern has 1 to %(most)s characters, e.g. yyyy-MM-dd HH:mm:ss",
+    "a quote ' is not closed; close it, and write '' for the character itself",
+    "a field is there twice; keep one",
+    "%(letters)s is not read: the letters are %(known)s, numbers only; other text goes in quotes ''",
+    "the time zone %(zone)s is not known; write one such as Europe/Berlin",
     "%(name)s is %(text)s; name %(demand)s as Group.Placeholder, or leave <%(element)s> out",
     "%(name)s names %(reference)s, which does not exist; it must be %(demand)s; did you mean %(other)s?",
     "%(name)s names %(reference)s, which does not exist; it must be %(demand)s",
