@@ -49,6 +49,8 @@ class Receiver:
     dropped_mails: int = 0
     """So many of the next senders are answered by the end of the connection."""
     connections: int = 0
+    waiting: int = 0
+    """Mails that it has and did not answer yet."""
 
     def __enter__(self) -> Self:
         ready = threading.Event()
@@ -143,7 +145,11 @@ class Receiver:
         if "DATA" in self.drops:
             self._keep(envelope)
         await self._misbehave("DATA", server)
-        await asyncio.sleep(self.delay_seconds)
+        self.waiting += 1
+        try:
+            await asyncio.sleep(self.delay_seconds)
+        finally:
+            self.waiting -= 1
         if (reply := self.data_replies.get(envelope.rcpt_tos[0])) is not None:
             return reply
         self._keep(envelope)
