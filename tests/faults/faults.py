@@ -113,6 +113,7 @@ def kill_backend(scene: Scene) -> None:
     backends = scene.rig.postgres.processes()[1:]
     if backends:
         scene.choose.choice(backends).kill()
+        scene.rig.postgres.recover()
 
 
 def cut_in_copy(scene: Scene) -> None:
