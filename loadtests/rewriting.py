@@ -23,7 +23,7 @@ from app.sending.minting import Minter
 from app.sending.prepare import make_ready
 from app.sending.sources import Mail
 from app.tracking.links import LinkEntry
-from app.tracking.modes import Mode, Origin, Permission
+from app.tracking.modes import Mode, Origin, Permission, Rule
 from app.tracking.tokens import KeyRing, Message
 
 from . import machine
@@ -89,7 +89,7 @@ class _InMemory:
     """Records of a space that does not change, and of a mailing whose links everybody has had."""
 
     def __init__(self, mode: Mode) -> None:
-        self._terms = Terms(mode, _BASE)
+        self._terms = Terms(mode, Rule.DEFAULT, _BASE)
         self._ring = key_ring()
         self._numbers: dict[LinkEntry, int] = {}
 
