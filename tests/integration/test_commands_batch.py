@@ -137,16 +137,17 @@ def test_who_reads_no_further_ends_it(shop: CommandLine) -> None:
 
 
 def test_ctrl_c_ends_it_while_nothing_comes(shop: CommandLine) -> None:
-    running = start("--batch", stdin=subprocess.PIPE)
-    assert running.stdin is not None
-    assert running.stdout is not None
-    running.stdin.write(written(HEAD, row(1)))
-    running.stdin.flush()
-    assert "Clara 1" in json.loads(running.stdout.readline())["html"]
-    running.send_signal(signal.SIGINT)
-    assert 0 != running.wait(10)
-    running.stdin.close()
-    running.stdout.close()
+    with start("--batch", stdin=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(written(HEAD, row(1)))
+        running.stdin.flush()
+        assert "Clara 1" in json.loads(running.stdout.readline())["html"]
+        running.send_signal(signal.SIGINT)
+        try:
+            assert 0 != running.wait(10)
+        finally:
+            running.kill()
     assert [1] == [row["messages"] for row in sent(shop)]
 
 
@@ -210,7 +211,13 @@ def start(*arguments: str, stdin: int) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=CHECKOUT,
+        preexec_fn=_as_from_a_terminal,
     )
+
+
+def _as_from_a_terminal() -> None:
+    """What runs in the background of a script ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def feed(running: "subprocess.Popen[bytes]", lines: Iterable[Any]) -> None:
