@@ -5,28 +5,21 @@ handed over; memory does not grow with the number of mails. For use by any numbe
 """
 
 import time
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
 
 from ..config import Settings
 from ..store import keys
 from ..store import settings as store
 from ..store.pool import Database
 from ..tracking.links import LinkEntry
-from ..tracking.modes import Mode, Permission
 from ..tracking.tokens import KeyRing
+from .believed import Believed, remember
 from .denominators import Denominators
 from .dispatch import Dispatch, Terms, read_terms
 from .html_links import Link
 from .prepare import Limits, Prepared, make_ready, number_links
 from .sources import Source
 
-BELIEVED_SECONDS = 1.0
-"""How long what the settings said is believed."""
-
-_MOST_REMEMBERED = 20_000
-_Key = TypeVar("_Key", bound=Hashable)
-_Known = TypeVar("_Known")
 _NO_LIMITS = Limits()
 
 
@@ -39,11 +32,9 @@ class MailRoom:
         self._database = database
         self._settings = settings
         self._who = who
-        self._clock = clock
+        self._believed = Believed(clock)
         self._denominators = Denominators(database)
         self._mailings: dict[tuple[int, int | None, str], int] = {}
-        self._terms: dict[tuple[int, int | None, int, Permission], tuple[float, Terms]] = {}
-        self._rings: dict[int, tuple[float, KeyRing]] = {}
         self._shown: dict[tuple[int, LinkEntry], int] = {}
         """Numbers of links that enough recipients have had: nobody is marked for them any more."""
 
@@ -53,12 +44,8 @@ class MailRoom:
         if known is None:
             async with self._database.connection() as connection:
                 row, _ = await store.ensure_mailing(connection, self._who, space, event, name)
-            known = _remember(self._mailings, (space, event, name), int(row["id"]))
+            known = remember(self._mailings, (space, event, name), int(row["id"]))
         return known
-
-    async def mode(self, space: int, event: int | None, mailing: int, permission: Permission) -> Mode:
-        """What the settings say now."""
-        return (await self._terms_of(space, event, mailing, permission)).mode
 
     async def prepare(self, source: Source, dispatch: Dispatch, limits: Limits = _NO_LIMITS) -> Prepared:
         """The mail, not counted yet; raises as `make_ready`, and StoreUnavailable while the database is away."""
@@ -77,19 +64,21 @@ class MailRoom:
     # --- what `make_ready` asks ---------------------------------------------------------------------------------------
 
     async def terms(self, dispatch: Dispatch) -> Terms:
-        return await self._terms_of(dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission)
+        asked_for = dispatch.space, dispatch.event, dispatch.mailing, dispatch.permission
+
+        async def ask() -> Terms:
+            async with self._database.connection() as connection:
+                return await read_terms(connection, self._settings, *asked_for)
+
+        return await self._believed.ask(("terms", *asked_for), ask)
 
     async def ring(self, space: int, key_ids: Collection[int]) -> KeyRing:
-        if key_ids:  # the mail has tokens, of whatever key
+        async def ask() -> KeyRing:
             async with self._database.connection() as connection:
                 return await keys.key_ring(connection, space, key_ids)
-        asked_at, ring = self._rings.get(space, (0.0, None))
-        if ring is None or self._clock() - asked_at >= BELIEVED_SECONDS:
-            asked_at = self._clock()
-            async with self._database.connection() as connection:
-                ring = await keys.key_ring(connection, space)
-            _remember(self._rings, space, (asked_at, ring))
-        return ring
+
+        # A mail that has tokens may have those of whatever key.
+        return await ask() if key_ids else await self._believed.ask(("ring", space), ask)
 
     async def number(self, dispatch: Dispatch, links: Sequence[Link], entries: Sequence[LinkEntry]) -> list[int]:
         mailing = dispatch.mailing
@@ -102,23 +91,5 @@ class MailRoom:
             await store.mark_links(connection, mailing, numbered, mark)
         for entry, link in zip(entries, numbered, strict=True):
             if link.is_shown:
-                _remember(self._shown, (mailing, entry), link.number)
+                remember(self._shown, (mailing, entry), link.number)
         return [link.number for link in numbered]
-
-    async def _terms_of(self, space: int, event: int | None, mailing: int, permission: Permission) -> Terms:
-        asked_for = space, event, mailing, permission
-        asked_at, terms = self._terms.get(asked_for, (0.0, None))
-        if terms is None or self._clock() - asked_at >= BELIEVED_SECONDS:
-            asked_at = self._clock()
-            async with self._database.connection() as connection:
-                terms = await read_terms(connection, self._settings, *asked_for)
-            _remember(self._terms, asked_for, (asked_at, terms))
-        return terms
-
-
-def _remember(known: dict[_Key, _Known], key: _Key, value: _Known) -> _Known:
-    """Begins anew when it is full: what is needed is asked for again."""
-    if len(known) >= _MOST_REMEMBERED:
-        known.clear()
-    known[key] = value
-    return value

@@ -6,11 +6,10 @@ byte; its header can take tracking away and never adds to it. There is no queue 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TypeVar, cast
 
 import structlog
 
@@ -31,8 +30,9 @@ from ..store import settings as store
 from ..store.pool import Database
 from ..tracking.modes import Mode, Permission
 from ..tracking.settings import check_recipient
+from .believed import Believed
 from .dispatch import Dispatch
-from .mail_room import BELIEVED_SECONDS, MailRoom
+from .mail_room import MailRoom
 from .prepare import Limits, Prepared
 from .relay_headers import RelayFields, read_relay_fields
 from .smtp_commands import Sender
@@ -42,9 +42,7 @@ from .upstream import Upstream, UpstreamSession
 
 WHO = "mailtrail relay"
 _SCOPE = "relay"
-_MOST_REMEMBERED = 10_000
 _log = structlog.get_logger()
-_Known = TypeVar("_Known")
 
 
 class Relay:
@@ -56,20 +54,22 @@ class Relay:
         self.upstream = upstream
         self.metrics = metrics
         self.room = MailRoom(database, settings, WHO)
-        self._known: dict[Hashable, tuple[float, object]] = {}
+        self._believed = Believed()
 
     async def space_of(self, user: str, secret: str) -> int | None:
         """The space for which an API key sends; None for one that may not. `user` is the space's name or id."""
-        return await self._ask(("key", user, sha256(secret.encode()).digest()), lambda: self._find_key(user, secret))
+        return await self._believed.ask(
+            ("key", user, sha256(secret.encode()).digest()), lambda: self._find_key(user, secret)
+        )
 
     async def space_without_sign_in(self) -> int | None:
         """Of clients on this machine; None if they have to sign in, too."""
         name = self.settings.relay_space
-        return None if name is None else await self._ask(("space", name), lambda: self._find_space(name))
+        return None if name is None else await self._believed.ask(("space", name), lambda: self._find_space(name))
 
     async def mode_of(self, space: int) -> Mode:
         """The space's relay setting, at most a second old."""
-        return await self._ask(("mode", space), lambda: self._find_mode(space))
+        return await self._believed.ask(("mode", space), lambda: self._find_mode(space))
 
     async def begin(self, space: int, sender: Sender) -> tuple["Transaction | None", Reply]:
         """A new envelope, if the next mail server takes its sender; its answer is the answer. Never raises."""
@@ -89,16 +89,6 @@ class Relay:
     async def close(self) -> None:
         """Counts what could not be counted so far."""
         await self.room.close()
-
-    async def _ask(self, key: Hashable, ask: Callable[[], Awaitable[_Known]]) -> _Known:
-        now = asyncio.get_running_loop().time()
-        if (known := self._known.get(key)) is not None and now - known[0] < BELIEVED_SECONDS:
-            return cast(_Known, known[1])  # a key stands for one question
-        answer = await ask()
-        if len(self._known) >= _MOST_REMEMBERED:
-            self._known.clear()
-        self._known[key] = (now, answer)
-        return answer
 
     async def _find_key(self, user: str, secret: str) -> int | None:
         async with self.database.connection() as connection:

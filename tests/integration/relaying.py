@@ -36,6 +36,19 @@ def with_fields(mail: bytes, *fields: str) -> bytes:
     return "".join(f"{field}\r\n" for field in fields).encode() + mail
 
 
+@contextlib.contextmanager
+def relaying(service: Service, **settings: str) -> "Iterator[RelayRig]":
+    """A rig with everything running, the relay with these settings; nothing in it may fail unforeseen."""
+    with Receiver() as receiver:
+        made = RelayRig(service, receiver)
+        made.make_spaces()
+        service.serve()
+        made.start(**settings)
+        yield made
+        service.stop()
+        assert "Traceback" not in service.log.read_text()
+
+
 @dataclass
 class RelayRig:
     """A service with a space for each setting, a receiving server, and a relay between."""

@@ -10,9 +10,10 @@ import pytest
 
 from app.config import Settings
 from app.errors import NotFound, StoreUnavailable
+from app.sending.believed import BELIEVED_SECONDS
 from app.sending.dispatch import Dispatch
 from app.sending.links import read_message_id
-from app.sending.mail_room import BELIEVED_SECONDS, MailRoom
+from app.sending.mail_room import MailRoom
 from app.sending.prepare import prepare
 from app.sending.sources import Document, Mail
 from app.store import keys
@@ -80,7 +81,7 @@ async def test_mails_are_prepared_as_each_alone(shop: Connection, room: MailRoom
 
 async def test_what_was_asked_is_believed_for_a_second(shop: Connection, room: MailRoom, clock: Clock) -> None:
     space, mailing = await group(shop, room, "person_based")
-    assert Mode.PERSON_BASED is await room.mode(space, None, mailing, Permission.UNKNOWN)
+    assert Mode.PERSON_BASED is (await room.terms(to(space, mailing))).mode
     await store.change_space(shop, WHO, space, relay="off")
     clock.now += BELIEVED_SECONDS * 0.99
     assert Mode.PERSON_BASED is (await room.prepare(NEWSLETTER, to(space, mailing))).ceiling

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from app.sending.html_links import Link
 from app.sending.mime import rewrite_mail
 from tests.integration.receiver import Receiver
-from tests.integration.relaying import HTML, MODES, SENDER, RelayRig, on_the_wire, send, with_fields
+from tests.integration.relaying import HTML, MODES, SENDER, RelayRig, on_the_wire, relaying, send, with_fields
 from tests.integration.service import Service, free_port, until
 
 MAILS = sorted((Path(__file__).parents[1] / "mails").glob("*.eml"))
@@ -31,14 +31,8 @@ ERIKA = "erika@example.com"
 
 @pytest.fixture(scope="module")
 def rig(service: Service) -> Iterator[RelayRig]:
-    with Receiver() as receiver:
-        made = RelayRig(service, receiver)
-        made.make_spaces()
-        service.serve()
-        made.start()
+    with relaying(service) as made:
         yield made
-        service.stop()
-        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.receiver import Receiver
-from tests.integration.relaying import HTML, SENDER, RelayRig, send, with_fields
+from tests.integration.relaying import HTML, SENDER, RelayRig, relaying, send, with_fields
 from tests.integration.service import Service, free_port, query, until
 
 RECIPIENTS = ["a@example.com", "b@example.com", "c@example.com"]
@@ -17,14 +17,8 @@ SLOW_SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def rig(service: Service) -> Iterator[RelayRig]:
-    with Receiver() as receiver:
-        made = RelayRig(service, receiver)
-        made.make_spaces()
-        service.serve()
-        made.start(timeout_seconds=str(SLOW_SECONDS))
+    with relaying(service, timeout_seconds=str(SLOW_SECONDS)) as made:
         yield made
-        service.stop()
-        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.fixture(autouse=True)
