@@ -10,7 +10,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 MAX_QP_LINE = 76
 MAX_LINE = 998
@@ -22,13 +21,13 @@ ByteEdit = tuple[int, int, bytes]
 """(start, end, replacement) in decoded bytes; edits ascend and do not overlap."""
 
 _QP_SPECIAL = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+(?:\r?\n|\Z))|(?<![ \t])[ \t]++(?=\r?\n|\Z)")
-# A line, or of a long one what can be decoded by itself: nothing that depends on what follows stands at its end.
-_QP_PIECE = re.compile(rb"[^\n]{0,199}\n|[^\n]{200,}?(?:\n|(?<![= \t\r])(?<!=.)(?=[^\n]))|[^\n]++")
+_SOFT_BREAKS = re.compile(rb"(?:=\r?\n)++")
 _QP_RUN = re.compile(rb"[ -<>-~]++|[^ -<>-~]")  # bytes that stand for themselves, or one that does not
 _QP_COLUMNS = MAX_QP_LINE - 1
 """What a line holds besides the soft break's "="."""
 
 _HARD_BREAK = re.compile(rb"\r?\n")
+_LF, _EQUALS = b"\n="
 _BASE64_SPACE = b" \t\r\n"
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]+")
 
@@ -55,38 +54,71 @@ def has_long_line(body: bytes) -> bool:
 class QuotedPrintable:
     """A decoded quoted-printable body that finds where in its source a decoded byte stands.
 
-    No escape reaches beyond its line, so lines are decoded as they are, and a line is looked into only where a place
-    is asked for: most escapes of a body are in lines that nobody asks for.
+    The whole is decoded at once, and a place is looked for only where somebody asks, from the last one before it: most
+    escapes of a body are where nobody asks.
     """
 
     source: bytes
     decoded: bytes = b""
-    _decoded_at: list[int] = field(default_factory=list)
-    """Where each piece of the source begins when it is decoded, and last the end."""
-    _source_at: list[int] = field(default_factory=list)
+    _is_regular: bool = False
+    _decoded_at: list[int] = field(default_factory=lambda: [0])
+    _source_at: list[int] = field(default_factory=lambda: [0])
+    """Places that were looked up: so many bytes of the source give so many decoded ones, no more and no less."""
+    _looked_from: int = 0
+    _special_at: int = -1
+    _special: re.Match[bytes] | None = None
 
     def __post_init__(self) -> None:
-        pieces = _QP_PIECE.findall(self.source)
-        decoded = list(map(binascii.a2b_qp if _is_regular(self.source) else _decode_qp, pieces))
-        self.decoded = b"".join(decoded)
-        self._decoded_at = list(accumulate(map(len, decoded), initial=0))
-        self._source_at = list(accumulate(map(len, pieces), initial=0))
+        decoded = _decode_regular(self.source)
+        self._is_regular = decoded is not None
+        self.decoded = _decode_qp(self.source) if decoded is None else decoded
 
-    def _span(self, index: int) -> tuple[int, int]:
-        """Where the source of one decoded byte starts and ends."""
-        piece = bisect_right(self._decoded_at, index) - 1
-        start, before = self._source_at[piece], index - self._decoded_at[piece]
-        for special in _QP_SPECIAL.finditer(self.source, start, self._source_at[piece + 1]):
-            at, end = special.span()
-            if before < at - start:
+    def _source_end(self, index: int) -> int:
+        """Right behind the bytes before `index`: so no soft break is torn, and no dropped space is shown again."""
+        known = bisect_right(self._decoded_at, index) - 1
+        decoded, position = self._decoded_at[known], self._source_at[known]
+        if decoded == index:
+            return position
+        wanted = index - decoded
+        position = self._behind(position, wanted) if self._is_regular else self._behind_slowly(position, wanted)
+        if known == len(self._decoded_at) - 1:
+            self._decoded_at.append(index)
+            self._source_at.append(position)
+        return position
+
+    def _behind(self, position: int, wanted: int) -> int:
+        """Where the source of so many more bytes ends: no more bytes can be in fewer, so nothing is passed over."""
+        source = self.source
+        while wanted:
+            start, position = position, position + wanted
+            if (escape := source.rfind(b"=", max(start, position - 2), position)) >= 0:  # none is torn
+                position = escape + (2 if source[escape + 1] == _LF else 3)
+            gained = len(binascii.a2b_qp(source[start:position]))
+            wanted -= gained
+            if not gained and (breaks := _SOFT_BREAKS.match(source, position)):
+                position = breaks.end()
+        return position
+
+    def _behind_slowly(self, position: int, wanted: int) -> int:
+        while special := self._next_special(position):
+            start, end = special.span()
+            if wanted <= start - position:
                 break
-            before -= at - start
+            wanted -= start - position
+            position = end
             if special[1]:
-                if not before:
-                    return at, end
-                before -= 1
-            start = end
-        return start + before, start + before + 1
+                wanted -= 1
+                if not wanted:
+                    return end
+        return position + wanted
+
+    def _next_special(self, position: int) -> re.Match[bytes] | None:
+        """The next one from `position` on; the same is not looked for twice, for it may be far away."""
+        if not self._looked_from <= position <= self._special_at:
+            self._special = _QP_SPECIAL.search(self.source, position)
+            self._looked_from = position
+            self._special_at = self._special.start() if self._special else len(self.source)
+        return self._special
 
     def splice(self, edits: Iterable[ByteEdit], line_end: bytes) -> bytes:
         """The source with the edits made; it gains soft line breaks only where a line would get too long."""
@@ -94,7 +126,7 @@ class QuotedPrintable:
         position = column = edited_until = 0
         for start, end, replacement in edits:
             kept_end = self._source_end(start)
-            source_end = self._span(end - 1)[1] if start < end else kept_end
+            source_end = self._source_end(end)
             kept_until = self._stray_equals_before(start, edited_until, kept_end)
             kept = self.source[position : kept_end if kept_until == start else self._source_end(kept_until)]
             if kept_until > edited_until and _column_after(kept, column) >= MAX_QP_LINE:
@@ -108,17 +140,14 @@ class QuotedPrintable:
             position, edited_until = source_end, end
         return b"".join([*pieces, self.source[position:]])
 
-    def _source_end(self, index: int) -> int:
-        """Right behind the bytes before `index`: so no soft break is torn, and no dropped space is shown again."""
-        return self._span(index - 1)[1] if index else 0
-
     def _stray_equals_before(self, start: int, limit: int, source_end: int) -> int:
         """Where a `=` that stands unencoded, as no encoder writes it, would make an escape of the edit at `start`."""
         before = self.source[max(0, source_end - 4) : source_end]
         if before.startswith(b"=3D") and not before.endswith(b"="):  # `href="`, as a rule
             return start
         for index in (start - 1, start - 2):
-            if index >= limit and self.decoded[index] == 0x3D and self.source[slice(*self._span(index))] == b"=":
+            is_equals = index >= limit and self.decoded[index] == _EQUALS
+            if is_equals and self.source[self._source_end(index + 1) - 1] == _EQUALS:
                 return index
         return start
 
@@ -134,16 +163,24 @@ def _column_after(text: bytes, column: int) -> int:
     return column + len(text) if last_break < 0 else len(text) - last_break - 1
 
 
-def _is_regular(source: bytes) -> bool:
-    """Whether `binascii`, which is much faster, reads it as the standard asks: no odd `=`, no space to drop."""
-    if b"==" in source or source.count(b"\r") != source.count(b"\r\n") or source.endswith((b" ", b"\t")):
-        return False
+def _decode_regular(source: bytes) -> bytes | None:
+    """Decoded by `binascii`, which is much faster; None if it does not read the source as the standard asks."""
+    ends = source.count(b"\n")
     spaces = (b" ", b"\t") if b"\t" in source else (b" ",)
-    return not any(space + line_end in source for space in spaces for line_end in (b"\r\n", b"\n"))
+    if source.count(b"\r") not in (0, ends) or source.endswith(spaces):
+        return None
+    line_end = b"\r\n" if b"\r" in source else b"\n"
+    if source.count(line_end) != ends or any(space + line_end in source for space in spaces):  # spaces to be dropped
+        return None
+    decoded = binascii.a2b_qp(source)
+    soft = source.count(b"=" + line_end)
+    escapes = source.count(b"=") - soft
+    # Any other `=` takes less than an escape does.
+    return decoded if len(source) - len(decoded) == 2 * escapes + (1 + len(line_end)) * soft else None
 
 
-def _decode_qp(piece: bytes) -> bytes:
-    return _QP_SPECIAL.sub(lambda special: bytes([int(special[1], 16)]) if special[1] else b"", piece)
+def _decode_qp(source: bytes) -> bytes:
+    return _QP_SPECIAL.sub(lambda special: bytes([int(special[1], 16)]) if special[1] else b"", source)
 
 
 def encode_qp_inline(data: bytes, column: int, line_end: bytes) -> tuple[bytes, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import asyncpg
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from app.store import events, people
 from app.store import settings as store
@@ -164,6 +164,12 @@ class Pages:
         page.goto(self.one_time_link(name))
         page.get_by_role("main").get_by_role("button").click()
         expect(page).to_have_url(f"{self.base}/account?welcome=1")
+
+
+def follow(link: Locator) -> None:
+    """Clicks what leads to another page, and waits for the whole of that: a click itself ends with its first byte."""
+    link.click()
+    link.page.wait_for_load_state()
 
 
 def space_path(space: int) -> str:

@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from app.store import events
 from app.tracking.settings import Notice
-from tests.browser.pages import WITH_PERMISSION, WITHOUT_PERMISSION, Page, Pages, event_path, expect, space_path
+from tests.browser.pages import WITH_PERMISSION, WITHOUT_PERMISSION, Page, Pages, event_path, expect, follow, space_path
 
 WAYS = [("en", "light", 1280), ("de", "dark", 1280), ("de", "light", 320), ("en", "dark", 320)]
 BAD = ("serious", "critical")
@@ -61,11 +61,11 @@ def test_pages_for_everyone(pages: Pages, language: str, scheme: Literal["light"
         page.goto("/sign-in")
         page.locator("#name").fill("nobody")
         page.locator("#password").fill("nothing")
-        page.get_by_role("main").get_by_role("button").click()
+        follow(page.get_by_role("main").get_by_role("button"))
         expect(page.locator("#problem")).to_be_visible()
         check(page, width)
         page.goto(link)
-        page.get_by_role("main").get_by_role("button").click()
+        follow(page.get_by_role("main").get_by_role("button"))
         check(page, width)
 
 
@@ -92,21 +92,21 @@ def test_pages_that_come_back(
         page.goto(f"{space_path(space)}/tracking")
         page.locator("#default input[value=person_based]").check()
         check(page, width)
-        page.locator("#default form button").click()
+        follow(page.locator("#default form button"))
         expect(page.locator("#errors")).to_be_visible()
         check(page, width)
         page.locator("#links-tracking_url").fill("nonsense")
-        page.locator("#links form button").click()
+        follow(page.locator("#links form button"))
         expect(page.locator("#errors")).to_be_visible()
         check(page, width)
         running = pages.query("select id from mailtrail.events where space_id = $1 and name = 'Running'", space)[0]
         page.goto(event_path(space, running["id"]))
-        page.locator("#tracking form button").click()
+        follow(page.locator("#tracking form button"))
         expect(page.locator("#errors")).to_be_visible()
         check(page, width)
         plain = pages.query("select id from mailtrail.events where space_id = $1 and name = 'Plain 00'", space)[0]
         page.goto(event_path(space, plain["id"]))
         page.locator("#definition-definition").fill("<event>")
-        page.locator("#definition form button").click()
+        follow(page.locator("#definition form button"))
         expect(page.locator("#errors")).to_be_visible()
         check(page, width)

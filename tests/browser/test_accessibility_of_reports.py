@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from app.store import settings as store
-from tests.browser.pages import Pages, space_path
+from tests.browser.pages import Pages, follow, space_path
 from tests.browser.sent_mails import mailing_path, make_mailing, sent_mailing, tracked_link
 from tests.browser.test_accessibility import WAYS, check
 
@@ -49,20 +49,20 @@ def test_pages(
             check(page, width)
         for path, form in (("/keys", "/keys"), ("/users", "/users"), (f"{of_mailing}/links/2", "correct")):
             page.goto(path)
-            page.locator(f"form[action$='{form}'] button").click()
+            follow(page.locator(f"form[action$='{form}'] button"))
             assert page.get_by_role("alert").is_visible(), path
             check(page, width)
         for address in ("nothing", tracked_link(pages, space, event, mailing)):
             page.goto("/explain")
             page.locator("textarea").fill(address)
-            page.get_by_role("main").get_by_role("button").click()
+            follow(page.get_by_role("main").get_by_role("button"))
             check(page, width)
         page.goto("/keys")
         page.locator("#key-name").fill(f"{language} {scheme} {width}")
         page.locator("#key-scope_read").check()
         page.locator("#key-space").select_option("all")
-        page.get_by_role("main").get_by_role("button").click()
+        follow(page.get_by_role("main").get_by_role("button"))
         assert page.locator("#secret").is_visible()
         check(page, width)
-        page.locator("a[href$='/revoke']").first.click()
+        follow(page.locator("a[href$='/revoke']").first)
         check(page, width)

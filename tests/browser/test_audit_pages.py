@@ -11,7 +11,7 @@ from app.store import settings as store
 from app.store.audit import audit
 from app.store.pool import Connection
 from app.tracking.settings import Notice
-from tests.browser.pages import Page, Pages, expect, space_path
+from tests.browser.pages import Page, Pages, expect, follow, space_path
 from tests.browser.sent_mails import Intruder, mailing_path, make_mailing, register_links
 
 HOSTILE = "<script>document.title='taken'</script>"
@@ -57,7 +57,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
 def test_a_space_is_told_in_words(pages: Pages, shop: int) -> None:
     with pages.browsing("viewer") as page:
         page.goto(f"{space_path(shop)}/tracking")
-        page.get_by_role("navigation", name="Space").get_by_role("link", name="Changes").click()
+        follow(page.get_by_role("navigation", name="Space").get_by_role("link", name="Changes"))
         said = lines(page)
         assert re.match(r"\d\d? \w+ \d{4}, \d\d:\d\d:\d\d UTC ", said[0])
         expected = [
@@ -93,7 +93,7 @@ def test_all_spaces_are_told_together_in_pages(pages: Pages, shop: int) -> None:
         page.goto(f"{space_path(space)}/audit")
         seen = lines(page)
         while page.get_by_role("link", name="Next page").count():
-            page.get_by_role("link", name="Next page").click()
+            follow(page.get_by_role("link", name="Next page"))
             seen += lines(page)
         told = [found[0] for line in seen if (found := re.search(r"Mailing \d{3}", line))]
         assert [f"Mailing {number:03}" for number in range(119, -1, -1)] == told

@@ -7,7 +7,7 @@ from playwright.sync_api import Locator
 
 from app.store import settings as store
 from app.tracking.modes import Mode, Origin, Permission
-from tests.browser.pages import Page, Pages, expect, space_path
+from tests.browser.pages import Page, Pages, expect, follow, space_path
 from tests.browser.sent_mails import Intruder, mailing_path, make_mailing, register_links, tracked_link
 
 RECIPIENT = "erika-4711"
@@ -47,7 +47,7 @@ def admin(pages: Pages) -> Iterator[Intruder]:
 def ask(page: Page, address: str, path: str = "/explain") -> None:
     page.goto(path)
     page.get_by_label("Address of the tracked link or pixel").fill(address)
-    page.get_by_role("button", name="Explain", exact=True).click()
+    follow(page.get_by_role("button", name="Explain", exact=True))
 
 
 def result(page: Page) -> Locator:

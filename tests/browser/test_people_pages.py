@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator
 
 from app.store import api_keys
-from tests.browser.pages import Page, Pages, expect, space_path
+from tests.browser.pages import Page, Pages, expect, follow, space_path
 from tests.browser.sent_mails import Intruder
 
 HOSTILE = "<script>document.title='taken'</script>"
@@ -64,7 +64,7 @@ def test_a_key_is_shown_once_works_and_is_revoked(pages: Pages) -> None:
         page.get_by_label("Read").check()
         page.get_by_label("Prepare mails").check()
         page.get_by_label("Space", exact=True).select_option(label="Shop")
-        page.get_by_role("button", name="Make the key").click()
+        follow(page.get_by_role("button", name="Make the key"))
         expect(page.get_by_role("status")).to_contain_text("shown this once")
         secret = page.locator("#secret").inner_text()
         assert re.fullmatch(r"mtk_[\w-]{40,}", secret)
@@ -106,7 +106,7 @@ def test_a_key_needs_a_name_a_scope_and_a_space(pages: Pages) -> None:
             page.get_by_label("Name", exact=True).fill(name)
             page.get_by_label("Explain links, set the relay").set_checked(scope)
             page.get_by_label("Space", exact=True).select_option(space)
-            page.get_by_role("button", name="Make the key").click()
+            follow(page.get_by_role("button", name="Make the key"))
             expect(page.get_by_role("alert")).to_contain_text(sentence)
             link = page.get_by_role("alert").get_by_role("link").get_attribute("href") or ""
             assert 1 == page.locator(link).count()
@@ -125,7 +125,7 @@ def test_who_manages_one_space_manages_its_keys_only(pages: Pages) -> None:
         assert 0 == page.get_by_role("combobox", name="Space", exact=True).count()
         page.get_by_label("Name", exact=True).fill("Mine")
         page.get_by_label("Read").check()
-        page.get_by_role("button", name="Make the key").click()
+        follow(page.get_by_role("button", name="Make the key"))
         expect(page.get_by_role("status")).to_contain_text("Mine")
         assert ["Mine"] == page.get_by_role("rowheader").all_inner_texts()
     manager = Intruder(pages, "Own keys")
@@ -179,7 +179,7 @@ def test_a_user_is_made_and_comes_in_by_the_link(pages: Pages) -> None:
         page.get_by_label("Name", exact=True).fill("erika@shop.example")
         page.get_by_role("radio", name="Editor").check()
         page.get_by_label("Space", exact=True).select_option(label="Users' shop")
-        page.get_by_role("button", name="Make the user and a sign-in link").click()
+        follow(page.get_by_role("button", name="Make the user and a sign-in link"))
         expect(page.get_by_role("status")).to_contain_text("erika@shop.example may sign in")
         link = page.locator("#link").inner_text()
         assert link.startswith(f"{pages.base}/sign-in/once/")
@@ -204,7 +204,7 @@ def test_a_role_is_changed_and_somebody_is_shut_out_and_let_in(pages: Pages) -> 
         row(page, "max").get_by_role("button", name="Save").click()
         expect(page.get_by_role("status")).to_have_text("The role is saved.")
         expect(page.get_by_label("Role of max")).to_have_value("editor")
-        row(page, "max").get_by_role("button", name="Disable").click()
+        follow(row(page, "max").get_by_role("button", name="Disable"))
         expect(page.get_by_role("status")).to_contain_text("disabled and signed out everywhere")
         expect(row(page, "max")).to_contain_text("Disabled")
         assert 0 == row(page, "max").get_by_role("button", name="New sign-in link").count()
@@ -243,7 +243,7 @@ def test_what_is_wrong_comes_back_at_its_field(pages: Pages, admin: Intruder) ->
             page.get_by_label("Name", exact=True).fill(name)
             page.get_by_role("radio", name="Administrator").check()
             page.get_by_label("Space", exact=True).select_option(space)
-            page.get_by_role("button", name="Make the user and a sign-in link").click()
+            follow(page.get_by_role("button", name="Make the user and a sign-in link"))
             expect(page.get_by_role("alert")).to_contain_text(sentence)
             expect(page.get_by_label("Name", exact=True)).to_have_value(name)
             expect(page.get_by_role("radio", name="Administrator")).to_be_checked()
@@ -261,7 +261,7 @@ def test_who_manages_one_space_sees_and_changes_its_users_only(pages: Pages) -> 
         page.goto("/users")
         assert 0 == page.get_by_role("combobox", name="Space", exact=True).count()
         page.get_by_label("Name", exact=True).fill("colleague")
-        page.get_by_role("button", name="Make the user and a sign-in link").click()
+        follow(page.get_by_role("button", name="Make the user and a sign-in link"))
         expect(page.get_by_role("status")).to_contain_text("colleague may sign in")
         names = [re.sub(r"\s+", " ", text) for text in page.get_by_role("rowheader").all_inner_texts()]
         assert ["colleague", "Own users You"] == names

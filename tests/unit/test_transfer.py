@@ -3,6 +3,7 @@
 import base64
 import binascii
 import quopri
+import random
 import re
 from itertools import pairwise
 
@@ -82,15 +83,40 @@ def in_one_go(source: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"", source)
 
 
+odd_qp = st.lists(qp_pieces | st.sampled_from([b"\r", b"=\r", b"y" * 300]), max_size=30).map(b"".join)
+
+
+# Nothing that is not shown may stand before a byte.
+_ONE_BYTE = re.compile(rb"(?:=[ \t]*\r?\n|[ \t])*?(=[0-9A-Fa-f]{2}|.)", re.S)
+
+
+def regular_qp(line_end: bytes) -> st.SearchStrategy[bytes]:
+    """What every encoder writes, though hardly so many soft breaks."""
+    pieces = [b"=3D", b"=C3=BC", b"=20", b"=" + line_end, line_end, b"a", b"4", b"x" * 70]
+    return st.lists(st.sampled_from(pieces), max_size=40).map(b"".join)
+
+
 @few_examples
-@given(st.lists(qp_pieces | st.sampled_from([b"\r", b"=\r", b"y" * 300]), max_size=30).map(b"".join))
-def test_pieces_decode_to_the_whole_and_every_byte_is_found(source: bytes) -> None:
+@given(odd_qp | regular_qp(b"\r\n") | regular_qp(b"\n"), st.randoms())
+def test_it_decodes_as_a_whole_and_every_byte_is_found(source: bytes, chance: random.Random) -> None:
     body = QuotedPrintable(source)
     assert in_one_go(source) == body.decoded
-    spans = [body._span(index) for index in range(len(body.decoded))]
-    assert all(before[1] <= after[0] for before, after in pairwise(spans))
-    for (start, end), byte in zip(spans, body.decoded, strict=True):
-        assert source[start:end] == bytes([byte]) or bytes([byte]) == in_one_go(source[start:end])
+    ends = [body._source_end(index) for index in range(len(body.decoded) + 1)]
+    assert ends[0] == 0
+    for (before, end), byte in zip(pairwise(ends), body.decoded, strict=True):
+        found = _ONE_BYTE.fullmatch(source[before:end])
+        assert found
+        assert byte == (int(found[1][1:], 16) if len(found[1]) == 3 else found[1][0])
+    asked = list(range(len(ends)))
+    chance.shuffle(asked)
+    again = QuotedPrintable(source)
+    assert [ends[index] for index in asked] == [again._source_end(index) for index in asked]
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_nothing_but_soft_breaks_between_two_bytes(line_end: bytes) -> None:
+    source = b"a" + (b"=" + line_end) * 1_000_000 + b"b"
+    assert len(source) == QuotedPrintable(source)._source_end(2)
 
 
 @few_examples
