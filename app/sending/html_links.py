@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from html import escape
-from typing import NamedTuple
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from ..errors import DestinationRefused
 from ..tracking.destinations import normalise
@@ -24,8 +25,7 @@ MAX_BASE_LENGTH = 1_000
 """Longest base in characters: it is part of every relative link's destination, each of which is judged in full."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True, gc=False):
     """A trackable link: its normalised destination, and what the reader sees of it ("" if nothing)."""
 
     destination: str
@@ -46,7 +46,7 @@ class Rewritten:
     untouched: Counter[str]
 
 
-class Edit(NamedTuple):
+class Edit(Struct, frozen=True, gc=False):
     """The characters from `start` to `end` become `text`."""
 
     start: int
@@ -71,7 +71,7 @@ class Changes:
         return Rewritten("".join([*pieces, source[position:]]), self.tracked, self.untouched)
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True, gc=False):
     """Where a trackable link's URL stands in a source; `write` spells another one that is to stand there instead."""
 
     link: Link
@@ -192,11 +192,11 @@ def find_in_html(source: str, rules: Rules) -> Findings:
         rules = replace(rules, base=rules.read_base(decode_attribute(document.base)))
     found = Findings(pixel_at=document.pixel_at)
     for anchor in document.anchors:
-        opt_outs = [attribute for attribute in anchor.tag.attributes if _opts_out(source, attribute)]
+        opt_outs = [each for each in anchor.tag.attributes if each.name in _OPT_OUTS and _opts_out(source, each)]
         found.removals += [_removal(source, attribute) for attribute in opt_outs]
         if (href := anchor.tag.attribute("href")) is None:
             continue
-        label = anchor.shown_label()
+        label = anchor.shown_label(source)
         url = decode_attribute(source[href.value_start : href.value_end])
         destination, reason = ("", "opted_out") if opt_outs else rules.judge(url, label)
         if reason:
@@ -232,6 +232,7 @@ _ALWAYS_OPT_OUT = frozenset(
     {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
 )
 _VALUE_OPT_OUT = {"clicktracking": "off", "data-msys-clicktrack": "0"}
+_OPT_OUTS = _ALWAYS_OPT_OUT.union(_VALUE_OPT_OUT)
 _TO_LINKS = passage_to(["a", "area", "base", "body", "html"], "v:")
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]+")
 _MAX_LABEL_SOURCE = 1_000
@@ -242,14 +243,11 @@ class _Anchor:
     tag: Tag
     seen: list[str] = field(default_factory=list)
     seen_length: int = 0
-    fallback: str = ""  # title, alt or name
 
-    def shown_label(self) -> str:
-        for text in ("".join(self.seen), self.fallback):
-            label = " ".join(_UNSHOWN.sub(" ", decode_attribute(text)).split())
-            if label:
-                return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
-        return ""
+    def shown_label(self, source: str) -> str:
+        """What the reader sees, else what the tag says of itself."""
+        label = _shown("".join(self.seen)) or _shown(_first_value(source, self.tag, "title", "alt", "name"))
+        return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
 
     @property
     def is_full(self) -> bool:
@@ -289,7 +287,7 @@ def _read(source: str) -> _Document:
             if token.name in ("body", "html") and not token.hidden:
                 ends[token.name] = token.start
         elif token.name in ("a", "area") or token.name.startswith("v:"):
-            anchor = _Anchor(token, fallback=_first_value(source, token, "title", "alt", "name"))
+            anchor = _Anchor(token)
             document.anchors.append(anchor)
             if token.name == "a" or (token.attribute("href") and _may_have_content(source, token)):
                 open_anchors[token.hidden] = anchor
@@ -301,6 +299,11 @@ def _read(source: str) -> _Document:
                 label_of.see(_first_value(source, token, "alt"))
     document.pixel_at = ends.get("body", ends.get("html", document.pixel_at))
     return document
+
+
+def _shown(text: str) -> str:
+    """The text without what nobody sees; runs of white space are one space."""
+    return " ".join(_UNSHOWN.sub(" ", decode_attribute(text)).split())
 
 
 def _may_have_content(source: str, tag: Tag) -> bool:

@@ -11,12 +11,14 @@ from collections.abc import Container, Iterable, Iterator
 from html.entities import html5
 from typing import NamedTuple
 
+from msgspec import Struct
+
 _SPACE = r"\t\n\f\r "
 _MARKUP = re.compile(rf"<(?:!--|[!?]|(/?)([A-Za-z][^{_SPACE}/>]*+)|/)")
 _CONDITION = re.compile(r"<!--\s*+\[if\b[^\]>]*+\]>", re.I)
 _COMMENT_END = re.compile(r"--!?>")
 _ATTRIBUTE = re.compile(
-    rf"[{_SPACE}/]*+(?:>|(?P<name>=[^{_SPACE}/>=]*+|[^{_SPACE}/>=]++)(?P<equals>[{_SPACE}]*+=[{_SPACE}]*+)?+)"
+    rf"[{_SPACE}/]*+(?:>|(=[^{_SPACE}/>=]*+|[^{_SPACE}/>=]++)([{_SPACE}]*+=[{_SPACE}]*+)?+)"  # name and equals sign
 )
 _UNQUOTED = re.compile(rf"[^{_SPACE}>]++")
 _VALUE = rf"(?:\"[^\"]*+\"|'[^']*+'|[^{_SPACE}>\"'][^{_SPACE}>]*+|(?=>))"
@@ -31,7 +33,7 @@ _RAW_TEXT = {
 }
 
 
-class Attribute(NamedTuple):
+class Attribute(Struct, frozen=True, gc=False):
     """One attribute. `start:end` is all of it, `value_start:value_end` its raw value without the quotes."""
 
     name: str  # lower case
@@ -41,7 +43,7 @@ class Attribute(NamedTuple):
     value_end: int
 
 
-class Tag(NamedTuple):
+class Tag(Struct, frozen=True, gc=False):
     """A start or end tag; `hidden` means: in a conditional comment."""
 
     name: str  # lower case
@@ -53,10 +55,13 @@ class Tag(NamedTuple):
 
     def attribute(self, name: str) -> Attribute | None:
         """The first attribute of this name; the standard drops the later ones."""
-        return next((attribute for attribute in self.attributes if attribute.name == name), None)
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        return None
 
 
-class Text(NamedTuple):
+class Text(Struct, frozen=True, gc=False):
     """A run of text with its character references undecoded."""
 
     start: int
@@ -64,7 +69,7 @@ class Text(NamedTuple):
     hidden: bool
 
 
-class Unclosed(NamedTuple):
+class Unclosed(Struct, frozen=True, gc=False):
     """The markup that opens what the document ends in: a comment, a tag, or a raw text (`<style>`) without its end.
 
     From `start` on nothing is a tag, besides hidden ones. There is one at most.
@@ -163,10 +168,11 @@ def _read_attributes(source: str, position: int, limit: int) -> tuple[tuple[Attr
     attributes: list[Attribute] = []
     while match := _ATTRIBUTE.match(source, position, limit):
         position = match.end()
-        if match["name"] is None:
+        name, equals = match.groups()
+        if name is None:
             return tuple(attributes), position
         value_start = value_end = position
-        if match["equals"]:
+        if equals:
             if position >= limit:
                 break
             quote = source[position]
@@ -177,7 +183,7 @@ def _read_attributes(source: str, position: int, limit: int) -> tuple[tuple[Attr
                 position = value_end + 1
             elif unquoted := _UNQUOTED.match(source, position, limit):
                 position = value_end = unquoted.end()
-        attributes.append(Attribute(match["name"].lower(), match.start("name"), position, value_start, value_end))
+        attributes.append(Attribute(name.lower(), match.start(1), position, value_start, value_end))
     return None, limit
 
 
@@ -237,7 +243,12 @@ _REFERENCE = re.compile(r"&(?:#(?:[xX]([0-9A-Fa-f]++)|([0-9]++));?|([A-Za-z][A-Z
 
 def decode_attribute(raw: str) -> str:
     """The value of an attribute as the standard decodes it: `&copy=1` and `&copyright` stay, `&copy;=1` does not."""
-    return _REFERENCE.sub(_decode_reference, raw.replace("\0", "\ufffd")) if "&" in raw or "\0" in raw else raw
+    if "\0" in raw:
+        raw = raw.replace("\0", "\ufffd")
+    references = raw.count("&")
+    if references == raw.count("&amp;"):  # as most URLs are written
+        return raw.replace("&amp;", "&") if references else raw
+    return _REFERENCE.sub(_decode_reference, raw)
 
 
 def _decode_reference(match: re.Match[str]) -> str:

@@ -11,13 +11,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
 from ..config import Settings
 from ..errors import DestinationRefused, MailRefused, TrackedForAnother
 from ..store import keys
 from ..store import settings as store
 from ..store.pool import Connection
 from ..store.settings import NumberedLink
-from ..tracking.links import LinkEntry, describe_label, number_occurrences, pattern_of
+from ..tracking.links import LinkEntry, describe_label, number_occurrences, patterns_of
 from ..tracking.modes import Mode
 from ..tracking.tokens import KeyRing, Kind
 from .dispatch import Dispatch, Terms, read_terms
@@ -35,8 +37,7 @@ class Limits:
     pixel: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TrackedLink:
+class TrackedLink(Struct, frozen=True, gc=False):
     """A link with its number in the table `links`; `label` is what this mail's reader sees of it."""
 
     number: int
@@ -111,7 +112,7 @@ async def make_ready(
     minter = Minter(found.ring, dispatch.message(ceiling), terms.base, terms.parameters)
     numbered: list[tuple[str, int]] = []
     if limits.links and found.others:
-        entries = number_occurrences(pattern_of(link.destination, dispatch.recipient) for link in found.others)
+        entries = number_occurrences(patterns_of([link.destination for link in found.others], dispatch.recipient))
         numbers = await records.number(dispatch, found.others, entries)
         numbered = [(pattern, number) for (pattern, _), number in zip(entries, numbers, strict=True)]
     return _track(minter, found, numbered, limits)

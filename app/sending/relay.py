@@ -248,7 +248,7 @@ class Transaction:
                 return await self.relay.room.mailing(self.space, None, name)
             except SettingsError:  # no name for a mailing; the mail is more important
                 self.relay.metrics.relay_left_out.labels("group").inc()
-        return await self.relay.room.mailing(self.space, None, f"relay {datetime.now(UTC):%Y-%m-%d}")
+        return await self.relay.room.mailing(self.space, None, f"relay {datetime.now(UTC).date()}")
 
 
 @dataclass(slots=True)
@@ -353,8 +353,8 @@ def _noted(text: str) -> Reply:
 
 def _has_bare_line_end(content: bytes) -> bool:
     """Whether a CR or LF stands alone: servers differ on where such a mail ends, so another could be smuggled in it."""
-    rest = content.replace(b"\r\n", b"")
-    return b"\n" in rest or b"\r" in rest
+    pairs = content.count(b"\r\n")
+    return not pairs == content.count(b"\r") == content.count(b"\n")
 
 
 def _recipient(path: str) -> tuple[str, Mode]:

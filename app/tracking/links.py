@@ -9,7 +9,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ LinkEntry = tuple[str, int]
 
 _SHORT = 4  # ids below this length count only where they stand alone: "7" is in half of all words
 _MOST_REMEMBERED = 500  # characters of what is kept to be met again
+_DIGESTS = (hashlib.md5, hashlib.sha1, hashlib.sha256)
 _IsPersonal = Callable[[str], bool]
 
 _EMAIL = re.compile(r"[^\s@/]@[^\s@/]")
@@ -43,11 +44,21 @@ def pattern_of(destination: str, recipient: str | None = None) -> str:
     Values, userinfo and fragment are left out. Host labels, path segments and names that contain the recipient's id
     (plain, percent-encoded, base64, hex, MD5, SHA-1, SHA-256) or look like a personal value are `{value}`.
     """
-    describe = _describe if len(destination) <= _MOST_REMEMBERED else _describe.__wrapped__
-    described = describe(destination)
-    if recipient and described.may_name(_recipient_forms(recipient)):
-        return _pattern(destination, lambda text: _is_personal(text, recipient))
-    return described.pattern
+    (pattern,) = patterns_of([destination], recipient)
+    return pattern
+
+
+def patterns_of(destinations: Sequence[str], recipient: str | None = None) -> list[str]:
+    """The patterns of all links of one mail, or of several: the recipient's id is looked for in all of them at once."""
+    described = [
+        _describe(each) if len(each) <= _MOST_REMEMBERED else _describe.__wrapped__(each) for each in destinations
+    ]
+    if not recipient or not _may_name(described, forms := _recipient_forms(recipient)):
+        return [each.pattern for each in described]
+    return [
+        _pattern(destination, lambda text: _is_personal(text, recipient)) if _may_name([each], forms) else each.pattern
+        for destination, each in zip(destinations, described, strict=True)
+    ]
 
 
 class _Described(NamedTuple):
@@ -57,11 +68,14 @@ class _Described(NamedTuple):
     readings: str
     folded: str
 
-    def may_name(self, forms: tuple[frozenset[str], frozenset[str]]) -> bool:
-        anywhere, standing_alone = forms
-        return any(form in self.folded for form in anywhere) or any(
-            form in self.folded or form in self.readings for form in standing_alone
-        )
+
+def _may_name(described: Iterable[_Described], forms: tuple[frozenset[str], frozenset[str]]) -> bool:
+    anywhere, standing_alone = forms
+    folded = "\n".join([each.folded for each in described])
+    if any(form in folded for form in anywhere):
+        return True
+    readings = "\n".join([each.readings for each in described])
+    return any(form in folded or form in readings for form in standing_alone)
 
 
 @lru_cache(maxsize=4_096)  # a mailing's links are the same for most of its recipients
@@ -267,7 +281,7 @@ def _recipient_forms(recipient: str) -> tuple[frozenset[str], frozenset[str]]:
     exact, folded = set(), set()
     for spelling in {recipient, recipient.lower(), recipient.upper()}:
         data = spelling.encode(errors="replace")
-        digests = [hashlib.new(name, data, usedforsecurity=False).digest() for name in ("md5", "sha1", "sha256")]
+        digests = [digest(data, usedforsecurity=False).digest() for digest in _DIGESTS]
         for encoded in (data, *digests):
             blobs = {base64.b64encode(encoded).decode(), base64.urlsafe_b64encode(encoded).decode()}
             exact |= {blob.rstrip("=") for blob in blobs}
