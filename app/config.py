@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     )
     relay_host: str = Field("127.0.0.1", description="Address that the mail relay listens on.")
     relay_port: int = Field(2525, ge=0, le=65535, description="Port that the mail relay listens on.")
+    relay_private_port: int = Field(
+        8083, ge=0, le=65535, description="Port of the relay's metrics and health, at the private host; 0 for none."
+    )
     relay_upstream: str | None = Field(
         None, description="host:port of the mail server that the relay passes mails on to; `up` relays if it is set."
     )

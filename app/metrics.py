@@ -117,6 +117,11 @@ class Metrics:
         self.relay_sessions_refused = counter(
             "relay_sessions_refused", "Clients that the relay sent away because there were too many."
         )
+        self.relay_upstream_up = gauge(
+            "relay_upstream_up",
+            "1 while the relay reaches the next mail server, 0 while it does not.",
+            "livemostrecent",
+        )
         self.housekeeping_failures = counter(
             "housekeeping_failures", "Day keys, months or retention that could not be seen to, tried again soon."
         )

@@ -65,6 +65,7 @@ class RelayPeer(Peer):
             "MAILTRAIL_DATA_DIRECTORY": str(self.directory / "data"),
             "MAILTRAIL_DATABASE_URL": self.installation.url,
             "MAILTRAIL_RELAY_PORT": str(self.port),
+            "MAILTRAIL_RELAY_PRIVATE_PORT": "0",
             "MAILTRAIL_RELAY_UPSTREAM": f"127.0.0.1:{self._upstream}",
             "MAILTRAIL_RELAY_SPACE": self._space,
             "MAILTRAIL_PUBLIC_URL": "https://links.shop.example",

@@ -5,39 +5,22 @@ the settings promise; whatever else goes wrong, no answer tells more than one sh
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
-import structlog
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route, Router
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import Settings
-from ..logs import place_of
-from ..metrics import CONTENT_TYPE, Metrics
+from ..health import PLAIN_HEADERS, Readiness, health_routes, metrics_route
+from ..metrics import Metrics
 from .answer import CLICK_PATH, OPEN_PATH, Answer
 from .client import client_of_headers
 from .collector import Collector
 from .turn import JournalDurable, Turn
 
-_log = structlog.get_logger()
-
-
-class Health(NamedTuple):
-    """Words for what keeps this process from its work (it is not ready then), and for what will if nobody looks."""
-
-    problems: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-
-
-Readiness = Callable[[], Health]
-
 _TRACKING = (CLICK_PATH, OPEN_PATH)
-_PLAIN = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-robots-tag": "noindex"}
 
 
 class TrackingLane:
@@ -94,50 +77,20 @@ def public_app(
     journal_durable: JournalDurable | None = None,
 ) -> TrackingLane:
     """The public port's application. `journal_durable` is given where answers wait for the disk."""
-    routes = [Route("/robots.txt", _robots), *_health_routes(readiness)]
+    routes = [Route("/robots.txt", _robots), *health_routes(readiness)]
     if settings.metrics_public:
-        routes.append(_metrics_route(metrics))
+        routes.append(metrics_route(metrics))
     # The router alone: Starlette's error pages and its redirects to other spellings of a path are not for the public.
     router = Router(routes, redirect_slashes=False, default=_not_found)
     return TrackingLane(Turn(collector, journal_durable), router)
-
-
-def private_app(metrics: Metrics, readiness: Readiness) -> Starlette:
-    """The private port's application: metrics and health."""
-    return Starlette(routes=[_metrics_route(metrics), *_health_routes(readiness)])
-
-
-def _health_routes(readiness: Readiness) -> list[BaseRoute]:
-    async def readyz(_: Request) -> Response:
-        try:
-            health = readiness()
-        except Exception as error:
-            _log.error("readiness could not be told", fault=place_of(error))
-            health = Health(["fault"])
-        told = {"ready": not health.problems, "problems": list(health.problems), "warnings": list(health.warnings)}
-        return JSONResponse(told, 503 if health.problems else 200, _PLAIN)
-
-    return [Route("/livez", _livez), Route("/readyz", readyz)]
-
-
-async def _livez(_: Request) -> Response:
-    return PlainTextResponse("alive\n", headers=_PLAIN)
 
 
 async def _robots(_: Request) -> Response:
     return PlainTextResponse("User-agent: *\nDisallow: /\n")
 
 
-def _metrics_route(metrics: Metrics) -> Route:
-    # Not async: reading the files of all processes must not hold up the loop, so Starlette runs it in a thread.
-    def render(_: Request) -> Response:
-        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
-
-    return Route("/metrics", render)
-
-
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
         return
-    await PlainTextResponse("Not found\n", 404, _PLAIN)(scope, receive, send)
+    await PlainTextResponse("Not found\n", 404, PLAIN_HEADERS)(scope, receive, send)

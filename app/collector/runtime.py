@@ -13,14 +13,14 @@ import structlog
 
 from ..config import Settings
 from ..errors import SchemaError
+from ..health import Health, private_app, serve_private
 from ..journal.keeper import JournalKeeper
 from ..journal.writer import JournalWriter
 from ..logs import place_of
 from ..metrics import Metrics
 from ..store.follower import SnapshotFollower
-from .asgi import Health, TrackingLane, private_app, public_app
+from .asgi import TrackingLane, public_app
 from .collector import Collector
-from .private import serve_private
 
 FIRST_LOAD_SECONDS = 10.0
 SEGMENT_SECONDS = 3600.0

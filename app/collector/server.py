@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from .sockets import BACKLOG
+from ..sockets import BACKLOG
 
 LINGER_SECONDS = 1.0
 """How long a stop waits for requests on open connections. With none open it does not wait."""

@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,9 +21,10 @@ from rich.text import Text
 
 from .. import config
 from ..config import Settings
-from ..errors import MailtrailError
+from ..errors import ConfigError, MailtrailError, UpstreamUnavailable
 from ..journal.keeper import NEARLY_FULL, journal_bytes
 from ..journal.segments import SHIPPER_LOCK, WRITER_LOCK, Stream, bytes_behind, is_held
+from ..sending.upstream import UpstreamAddress, open_session
 from ..shipper.journals import START, Position, find_journals
 from ..shipper.ship import BACKLOG_BYTES
 from ..store import migrate, pool
@@ -73,6 +75,7 @@ def doctor() -> None:
 
 async def _examine(settings: Settings) -> list[Finding]:
     findings = [*_variables(), *_disk(settings), *_reach(settings.public_url, "MAILTRAIL_PUBLIC_URL")]
+    findings += [finding async for finding in _relay(settings)]
     try:
         url = await asyncio.to_thread(pool.url_of, settings, may_create=False)
         async with pool.connected(url) as connection:
@@ -178,6 +181,27 @@ def _get_status(base: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+async def _relay(settings: Settings) -> AsyncIterator[Finding]:
+    """Whether the relay, where there is one, would reach the next mail server, and what that takes."""
+    if settings.relay_upstream is None:
+        return
+    try:
+        address = UpstreamAddress.of(settings)
+        session = await open_session(address, await asyncio.to_thread(socket.getfqdn), REACH_SECONDS)
+    except ConfigError as error:
+        yield Finding(Level.BAD, "relay", "cannot start", str(error))
+        return
+    except UpstreamUnavailable as error:
+        mend = "start that server, or correct MAILTRAIL_RELAY_UPSTREAM and what belongs to it"
+        yield Finding(Level.BAD, "relay", f"{settings.relay_upstream} cannot be used ({error})", mend)
+        return
+    missing = [name for name in ("8BITMIME", "SMTPUTF8") if name.lower() not in session.extensions]
+    await session.quit()
+    says = f"{settings.relay_upstream} takes mails{', but without ' + ' and '.join(missing) if missing else ''}"
+    mend = "mails that need it are refused with 554" if missing else ""
+    yield Finding(Level.WARNING if missing else Level.GOOD, "relay", says, mend)
 
 
 async def _database(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:

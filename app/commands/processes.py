@@ -12,9 +12,9 @@ import structlog
 import uvloop
 
 from .. import config, logs
-from ..collector.sockets import bind
 from ..config import Settings
 from ..errors import ConfigError, StoreUnavailable
+from ..sockets import bind
 from ..store import embedded, migrate, pool
 
 _log = structlog.get_logger()

@@ -14,8 +14,10 @@ import structlog
 
 from ..config import Settings
 from ..errors import ConfigError, StoreUnavailable
+from ..health import private_app, serve_private
 from ..metrics import Metrics
 from ..sending.relay import Relay
+from ..sending.relay_watch import RelayWatch
 from ..sending.smtp_relay import RelayService
 from ..sending.upstream import Upstream, UpstreamAddress
 from ..store import relayed
@@ -33,6 +35,7 @@ from .processes import (
 GRACEFUL_SECONDS = 25.0
 """Less than what a supervisor waits for."""
 
+_TASKS_SECONDS = 1.0
 _FORGET_SECONDS = 3600.0
 _log = structlog.get_logger()
 
@@ -43,6 +46,10 @@ def relay(end_with_parent: bool) -> None:
     """Run the mail relay: take mails by SMTP, track them as their space says, and pass them on."""
     settings = settings_of_server()
     address, tls = UpstreamAddress.of(settings), certificate_of(settings)
+    if settings.relay_private_port and settings.relay_private_port == settings.private_port:
+        raise ConfigError(
+            "MAILTRAIL_RELAY_PRIVATE_PORT: the collector has this port for its own health; give the relay another one"
+        )
     run_served(_relay(settings, address, tls, url_even_if_down(settings), end_with_parent))
 
 
@@ -55,19 +62,28 @@ async def _relay(
     own_name, identity = await asyncio.to_thread(socket.getfqdn), os.urandom(8).hex()
     upstream = Upstream(address, own_name, identity, settings.relay_timeout_seconds)
     database = Database(url)
-    carrier = Relay(settings, database, upstream, Metrics(settings.metrics_directory))
+    metrics = Metrics(settings.metrics_directory)
+    carrier = Relay(settings, database, upstream, metrics)
     service = RelayService(carrier, own_name, identity, tls)
     server = await asyncio.get_running_loop().create_server(service, sock=listening)
-    forgetting = asyncio.create_task(_forget_old(database))
+    watch = RelayWatch(upstream, database, metrics)
+    tasks = [asyncio.create_task(_forget_old(database))]
     try:
-        await upstream.check()
+        await watch.look()
+        tasks.append(asyncio.create_task(watch.run()))
+        if settings.relay_private_port:
+            private = private_app(metrics, lambda: watch.health)
+            port = serve_private(private, settings.private_host, settings.relay_private_port, is_shared=False)
+            tasks.append(asyncio.create_task(port))
         gc.freeze()
         _log.info("relay serves", address="{}:{}".format(*listening.getsockname()[:2]))
         await _until_asked_to_end(end_with_parent)
     finally:
-        forgetting.cancel()
+        for task in tasks:
+            task.cancel()
         server.close()
         await service.close(GRACEFUL_SECONDS)
+        await asyncio.wait(tasks, timeout=_TASKS_SECONDS)  # a database that hangs holds on to its askers
         await upstream.close()
         with contextlib.suppress(StoreUnavailable):  # told when it went away
             await carrier.close()

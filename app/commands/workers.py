@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import click
 
-from ..collector.sockets import Listener, listeners
+from ..collector.listeners import Listener, listeners
 from ..config import Settings
 from .processes import telling_of_port
 from .reserve import Recruit, Reserve

@@ -7,9 +7,12 @@ for a MAIL that a session was too old for.
 
 import asyncio
 import contextlib
+import math
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NoReturn
 
 import structlog
@@ -28,7 +31,7 @@ _SEND_CONTENT, _LEAVES = 354, 421
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UpstreamAddress:
     """Where the next mail server is, how it is spoken to, and who we are there."""
 
@@ -38,6 +41,11 @@ class UpstreamAddress:
     """none, starttls or tls; certificates are checked."""
     user: str | None = None
     password: str = field(default="", repr=False)
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext | None:
+        """How certificates are checked; reading those that are trusted takes a while."""
+        return None if self.security == "none" else ssl.create_default_context()
 
     @classmethod
     def of(cls, settings: Settings) -> "UpstreamAddress":
@@ -161,7 +169,7 @@ class Upstream:
         self._idle: list[tuple[UpstreamSession, asyncio.TimerHandle]] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._is_up = True
-        self._tls = None if address.security == "none" else ssl.create_default_context()
+        self._answered_at = -math.inf
         self.extensions: Mapping[str, str] | None = None
         """What the server offered last; None before it was reached once."""
 
@@ -186,6 +194,7 @@ class Upstream:
             if reply.code == _LEAVES and session.is_used:
                 continue
             session.has_envelope = reply.is_positive
+            self._answered_at = time.monotonic()
             return session, reply
 
     def give_back(self, session: UpstreamSession) -> None:
@@ -197,10 +206,15 @@ class Upstream:
         timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._end_idle, session)
         self._idle.append((session, timer))
 
-    async def check(self) -> None:
-        """Tries a session; ConfigError if the server is this relay itself."""
-        with contextlib.suppress(UpstreamUnavailable):  # told in the log; it may come later
-            self.give_back(await self._connect())
+    async def is_there(self, believed_seconds: float) -> bool:
+        """Whether a mail could be sent now: it answered one so lately, or can be reached; raises as `open_session`."""
+        if time.monotonic() - self._answered_at < believed_seconds:
+            return True
+        try:
+            self.give_back(await self._take())
+        except UpstreamUnavailable:  # told in the log
+            return False
+        return True
 
     async def close(self) -> None:
         for _, timer in self._idle:
@@ -224,46 +238,54 @@ class Upstream:
         ending.add_done_callback(self._ending.discard)
 
     async def _connect(self) -> UpstreamSession:
-        address = self._address
-        client = SMTP(
-            hostname=address.host,
-            port=address.port,
-            username=address.user,
-            password=address.password if address.user is not None else None,
-            local_hostname=self._own_name,
-            timeout=self._timeout_seconds,
-            use_tls=address.security == "tls",
-            start_tls=address.security == "starttls",
-            tls_context=self._tls,
-        )
         try:
-            greeting = await client.connect()
-            if self._identity in greeting.message:
-                client.close()
-                raise ConfigError(
-                    "MAILTRAIL_RELAY_UPSTREAM is this relay itself: mails would go round for ever; name the server"
-                    " behind it"
-                )
-            await _greet(client)
-        except (SMTPException, OSError) as error:
-            client.close()
+            session = await open_session(self._address, self._own_name, self._timeout_seconds, self._identity)
+        except UpstreamUnavailable as error:
             self._tell_down(error)
-            raise UpstreamUnavailable("down", "the next mail server cannot be reached") from error
-        except asyncio.CancelledError:  # the client did not wait
-            client.close()
             raise
         if not self._is_up:
             self._is_up = True
             _log.info("the next mail server is there again")
-        session = UpstreamSession(client, self._timeout_seconds)
         self.extensions = dict(session.extensions)
         return session
 
-    def _tell_down(self, error: Exception) -> None:
+    def _tell_down(self, error: UpstreamUnavailable) -> None:
         """Once for each time that it goes away: else every mail would write a line."""
         if self._is_up:
             self._is_up = False
-            _log.error("the next mail server cannot be used; mails are deferred", error=_what_it_is(error))
+            _log.error("the next mail server cannot be used; mails are deferred", error=str(error))
+
+
+async def open_session(
+    address: UpstreamAddress, own_name: str, timeout_seconds: float, identity: str | None = None
+) -> UpstreamSession:
+    """A new session; UpstreamUnavailable says why there is none, ConfigError that its server greets as we do."""
+    client = SMTP(
+        hostname=address.host,
+        port=address.port,
+        username=address.user,
+        password=address.password if address.user is not None else None,
+        local_hostname=own_name,
+        timeout=timeout_seconds,
+        use_tls=address.security == "tls",
+        start_tls=address.security == "starttls",
+        tls_context=address.tls,
+    )
+    try:
+        greeting = await client.connect()
+        if identity is not None and identity in greeting.message:
+            raise ConfigError(
+                "MAILTRAIL_RELAY_UPSTREAM is this relay itself: mails would go round for ever; name the server"
+                " behind it"
+            )
+        await _greet(client)
+    except (SMTPException, OSError, UnicodeError) as error:  # the last one: no name of a server
+        client.close()
+        raise UpstreamUnavailable("down", _what_it_is(error)) from error
+    except BaseException:  # the client did not wait
+        client.close()
+        raise
+    return UpstreamSession(client, timeout_seconds)
 
 
 async def _greet(client: SMTP) -> None:

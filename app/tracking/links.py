@@ -69,7 +69,7 @@ class _Described(NamedTuple):
     folded: str
 
 
-def _may_name(described: Iterable[_Described], forms: tuple[frozenset[str], frozenset[str]]) -> bool:
+def _may_name(described: Sequence[_Described], forms: tuple[frozenset[str], frozenset[str]]) -> bool:
     anywhere, standing_alone = forms
     folded = "\n".join([each.folded for each in described])
     if any(form in folded for form in anywhere):

@@ -181,9 +181,6 @@ class PackedLink(NamedTuple):
         return PackedLink(self.flags, _varint(number << 1), self.destination)
 
 
-_Seal = Callable[[bytes], str]
-
-
 @dataclass(frozen=True, slots=True)
 class Key:
     """A token key of one space; `secret` has 64 bytes (AES-256-SIV), `key_id` 24 random bits."""
@@ -211,15 +208,15 @@ class KeyRing:
 
     def mint_open(self, message: Message) -> str:
         """The token of the message's pixel."""
-        return self._seal_of(message.space)(_pack(Kind.OPEN, message))
+        return self._sealer_of(message.space).seal(_pack(Kind.OPEN, message))
 
     def mint_click(self, message: Message, destination: str, link: int, *, registered: bool = True) -> str:
         """The token of one link to an absolute ASCII URL; DestinationRefused where it cannot be sealed."""
-        return self._seal_of(message.space)(_pack_click(message, Link(link, destination, registered)))
+        return self._sealer_of(message.space).seal(_pack_click(message, Link(link, destination, registered)))
 
     def message_id(self, message: Message) -> str:
         """The message, sealed: with it another process mints further links of the same mail."""
-        return self._seal_of(message.space)(_pack(Kind.MESSAGE, message))
+        return self._sealer_of(message.space).seal(_pack(Kind.MESSAGE, message))
 
     def mint_many(
         self, messages: Iterable[Message], links: Sequence[Link], *, pixel: bool = True
@@ -230,16 +227,16 @@ class KeyRing:
         and `mint_click` do, for a bad link before the first message.
         """
         packed = [PIXEL] * pixel + [pack_link(link) for link in links]
-        seals: dict[int, _Seal] = {}
+        sealers: dict[int, _Sealer] = {}
         for message in messages:
-            seal = seals.get(message.space)
-            if seal is None:
-                seal = seals[message.space] = self._seal_of(message.space)
-            yield _seal_each(seal, message, packed)
+            sealer = sealers.get(message.space)
+            if sealer is None:
+                sealer = sealers[message.space] = self._sealer_of(message.space)
+            yield sealer.seal_all(_pack_all(message, packed))
 
     def mint_packed(self, message: Message, packed: Sequence[PackedLink]) -> list[str]:
         """One message's tokens, of links that were packed before, `PIXEL` and `MESSAGE_ID`; raises as `mint_many`."""
-        return _seal_each(self._seal_of(message.space), message, packed)
+        return self._sealer_of(message.space).seal_all(_pack_all(message, packed))
 
     def open(self, token: str | bytes, kind: Kind) -> Token:
         """The token's content; TokenRefused with its reason for anything that we did not mint as this kind."""
@@ -256,24 +253,36 @@ class KeyRing:
             raise TokenRefused("wrong_kind")
         return _unpack(plaintext, edition)
 
-    def _seal_of(self, space: int) -> _Seal:
-        """What makes a plaintext a token under the space's minting key."""
+    def _sealer_of(self, space: int) -> "_Sealer":
+        """What makes plaintexts tokens under the space's minting key."""
         key_id = self._minting.get(space)
         if key_id is None:
             raise NotFound(f"space {space:08x} has no minting key; create one")
-        header = _header(key_id)
-        associated, encrypt = [header], self._ciphers[key_id].encrypt
+        return _Sealer(_header(key_id), self._ciphers[key_id].encrypt)
 
-        def seal(plaintext: bytes) -> str:
-            token = b64encode_as_string(header + encrypt(plaintext, associated), b"-_").rstrip("=")
-            if len(token) > MAX_TOKEN_BYTES:
-                raise DestinationRefused(
-                    "too_long",
-                    f"the link's token has {len(token)} bytes, more than {MAX_TOKEN_BYTES}; leave it untracked",
-                )
-            return token
 
-        return seal
+class _Sealer(NamedTuple):
+    """Seals under one key."""
+
+    header: bytes
+    encrypt: Callable[[bytes, list[bytes]], bytes]
+
+    def seal(self, plaintext: bytes) -> str:
+        (token,) = self.seal_all([plaintext])
+        return token
+
+    def seal_all(self, plaintexts: Iterable[bytes]) -> list[str]:
+        """A token for each; DestinationRefused if one gets too long."""
+        header, encrypt = self
+        associated = [header]
+        tokens = [
+            b64encode_as_string(header + encrypt(plaintext, associated), b"-_").rstrip("=") for plaintext in plaintexts
+        ]
+        if (longest := max(map(len, tokens), default=0)) > MAX_TOKEN_BYTES:
+            raise DestinationRefused(
+                "too_long", f"the link's token has {longest} bytes, more than {MAX_TOKEN_BYTES}; leave it untracked"
+            )
+        return tokens
 
 
 class _Opener:
@@ -348,12 +357,11 @@ PIXEL = PackedLink(Kind.OPEN.value | _NOT_HTTPS, b"", b"")
 MESSAGE_ID = PackedLink(Kind.MESSAGE.value | _NOT_HTTPS, b"", b"")
 
 
-def _seal_each(seal: _Seal, message: Message, packed: Sequence[PackedLink]) -> list[str]:
+def _pack_all(message: Message, packed: Iterable[PackedLink]) -> list[bytes]:
+    """What is sealed for each of a message's links."""
     head, recipient = _pack_head(message), _pack_recipient_field(message)
     flags, shared = head[0], head[1:]
-    return [
-        seal(_byte(flags | flag) + shared + number + recipient + destination) for flag, number, destination in packed
-    ]
+    return [_byte(flags | flag) + shared + number + recipient + destination for flag, number, destination in packed]
 
 
 def _pack(kind: Kind, message: Message) -> bytes:

@@ -18,12 +18,13 @@ import uvicorn
 import uvicorn.server
 
 from app.collector import collector as collecting
-from app.collector.asgi import Health, TrackingLane, public_app
+from app.collector.asgi import TrackingLane, public_app
 from app.collector.collector import Collector, Journal
 from app.collector.fastlane import FastLane, fast_lane
 from app.collector.protocol import BoundedHttp
 from app.collector.server import CollectorServer
 from app.config import Settings
+from app.health import Health
 from app.journal.segments import Stream, segments
 from app.journal.writer import JournalWriter
 from app.metrics import Metrics

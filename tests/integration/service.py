@@ -85,6 +85,7 @@ class Service:
             "MAILTRAIL_DATABASE_URL": self.database_url,
             "MAILTRAIL_PORT": str(self.port),
             "MAILTRAIL_PRIVATE_PORT": "0",
+            "MAILTRAIL_RELAY_PRIVATE_PORT": "0",
             "MAILTRAIL_ADMIN_PORT": "0",
             "MAILTRAIL_PUBLIC_URL": self.base,
             "MAILTRAIL_METRICS_PUBLIC": "true",

@@ -24,10 +24,11 @@ import uvicorn
 
 from app.collector import protocol
 from app.collector.answer import PIXEL
-from app.collector.asgi import Health, private_app, public_app
+from app.collector.asgi import public_app
 from app.collector.collector import Collector
 from app.collector.protocol import BoundedHttp
 from app.config import Settings
+from app.health import Health, private_app
 from app.journal.lines import decode_line
 from app.journal.segments import Stream, segments
 from app.journal.writer import JournalWriter

@@ -9,7 +9,8 @@ import pytest
 
 from app.commands import doctor
 from app.config import Settings, described
-from tests.integration.service import CHECKOUT, Service
+from tests.integration.receiver import Receiver
+from tests.integration.service import CHECKOUT, Service, free_port
 from tests.integration.shipping import PERSON, numbered, shipper_of, write_journal
 
 LEVELS = ("good", "warning", "bad")
@@ -54,6 +55,25 @@ def test_a_running_collector_is_reached(service: Service) -> None:
     assert findings(done)["reach"] == {"good", "warning"}
     assert f"{service.base} leads to a collector".encode() in done.stdout
     service.stop()
+
+
+def test_the_mail_server_behind_the_relay_is_tried(service: Service) -> None:
+    def found(upstream: str, **more: str) -> tuple[set[str], str]:
+        names = {f"MAILTRAIL_RELAY_UPSTREAM{name}": value for name, value in {"": upstream, **more}.items()}
+        service.settings = service.settings | names
+        done = service.run("doctor", check=False)
+        return findings(done).get("relay", set()), " ".join(done.stdout.decode().split())
+
+    with Receiver() as receiver:
+        level, told = found(receiver.address)
+        assert level == {"good"}
+        assert f"{receiver.address} takes mails" in told
+    level, told = found(f"127.0.0.1:{free_port()}")
+    assert level == {"bad"}
+    assert "start that server, or correct MAILTRAIL_RELAY_UPSTREAM" in told
+    level, told = found("127.0.0.1:25", _USER="shop")
+    assert level == {"bad"}
+    assert "give the password of MAILTRAIL_RELAY_UPSTREAM_USER" in told
 
 
 def test_troubles_are_found_and_say_what_to_do(service: Service) -> None:

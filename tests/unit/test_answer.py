@@ -339,7 +339,7 @@ def test_the_referrer_policy_is_as_configured(policy: str) -> None:
 @pytest.mark.parametrize("destination", ["https://a.example/\r\nset-cookie: a=b", "https://a.example/\x00", ""])
 def test_a_sealed_line_break_is_never_sent(destination: str) -> None:
     """Minting refuses it, but who holds a space's key can seal with code of their own."""
-    sealed = RING._seal_of(SPACE)(_pack_click(message(), Link(LINK, "")) + destination.encode())
+    sealed = RING._sealer_of(SPACE).seal(_pack_click(message(), Link(LINK, "")) + destination.encode())
     made = ask(b"/c/" + sealed.encode())
     assert (made.status, made.reason, made.hit) == (404, "malformed", None)
 

@@ -14,6 +14,7 @@ from app import config
 from app.cli import cli
 from app.journal.writer import Loss
 from app.metrics import Metrics
+from app.sending.relay_watch import PROBLEMS
 
 CHECKOUT = Path(__file__).parents[2]
 DOCS = CHECKOUT / "docs"
@@ -120,8 +121,8 @@ def test_dependencies_are_those_of_the_project() -> None:
 
 def test_readiness_words_are_explained() -> None:
     sources = "".join((CHECKOUT / "app" / name).read_text() for name in ("journal/keeper.py", "collector/runtime.py"))
-    words = {*re.findall(r"append\(\"([a-z_]+)\"\)", sources), *(loss.value for loss in Loss)}
-    words |= set(re.findall(r"Health\(\[\"([a-z_]+)\"\]\)", (CHECKOUT / "app/collector/asgi.py").read_text()))
+    words = {*re.findall(r"append\(\"([a-z_]+)\"\)", sources), *(loss.value for loss in Loss), *PROBLEMS}
+    words |= set(re.findall(r"Health\(\[\"([a-z_]+)\"\]\)", (CHECKOUT / "app/health.py").read_text()))
     assert len(words) >= 8
     assert words == {row[0] for row in table_rows("operations.md", 4)}
 

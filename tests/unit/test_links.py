@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.tracking.destinations import normalise
-from app.tracking.links import MAX_PATTERN_LENGTH, host_of, number_occurrences, pattern_of
+from app.tracking.links import MAX_PATTERN_LENGTH, host_of, number_occurrences, pattern_of, patterns_of
 
 many_examples = settings(max_examples=400, deadline=None)
 
@@ -114,6 +114,15 @@ def test_patterns_of_anything_are_short_ascii(text: str, recipient: str | None) 
     assert pattern.isascii()
     assert pattern.isprintable()
     assert " " not in pattern
+
+
+@pytest.mark.parametrize("recipient", ["erika", "42"])
+def test_of_all_links_of_a_mail_only_those_that_name_the_recipient_lose_a_word(recipient: str) -> None:
+    urls = ["https://a.example/sale", f"https://a.example/{recipient}/sale", "https://b.example/sale/421ab"]
+    expected = ["https://a.example/sale", "https://a.example/{value}/sale", "https://b.example/sale/421ab"]
+    assert expected == patterns_of(urls, recipient)
+    assert expected == [pattern_of(url, recipient) for url in urls]
+    assert urls == patterns_of(urls)
 
 
 def test_long_patterns_are_cut() -> None:

@@ -9,10 +9,11 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from app.collector import server, sockets
+from app import sockets
+from app.collector import server
 from app.collector.protocol import BoundedHttp
 from app.collector.server import CollectorServer
-from app.collector.sockets import bind
+from app.sockets import bind
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
 HEADERS = [(b"content-length", b"2")]
