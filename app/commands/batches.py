@@ -60,7 +60,7 @@ async def _answer(database: Database, settings: Settings, feed: Feed, *, of_even
         batch = Batch(sending, event_type)
         async for lines in answers(batch, feed):
             sys.stdout.buffer.write(lines)
-        sys.stdout.buffer.flush()
+            sys.stdout.buffer.flush()  # whoever waits for an answer before the next line gets it
     return batch
 
 

@@ -21,7 +21,7 @@ ByteEdit = tuple[int, int, bytes]
 """(start, end, replacement) in decoded bytes; edits ascend and do not overlap."""
 
 _QP_SPECIAL = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+(?:\r?\n|\Z))|(?<![ \t])[ \t]++(?=\r?\n|\Z)")
-_SOFT_BREAKS = re.compile(rb"(?:=\r?\n)++")
+_SOFT_BREAKS = re.compile(rb"(?:=\r?\n){1,500}")  # possessive, Python 3.11.2 would take a `=` too many
 _QP_RUN = re.compile(rb"[ -<>-~]++|[^ -<>-~]")  # bytes that stand for themselves, or one that does not
 _QP_COLUMNS = MAX_QP_LINE - 1
 """What a line holds besides the soft break's "="."""
