@@ -208,15 +208,15 @@ class KeyRing:
 
     def mint_open(self, message: Message) -> str:
         """The token of the message's pixel."""
-        return self._sealer_of(message.space).seal(_pack(Kind.OPEN, message))
+        return self.mint_packed(message, [PIXEL])[0]
 
     def mint_click(self, message: Message, destination: str, link: int, *, registered: bool = True) -> str:
         """The token of one link to an absolute ASCII URL; DestinationRefused where it cannot be sealed."""
-        return self._sealer_of(message.space).seal(_pack_click(message, Link(link, destination, registered)))
+        return self.mint_packed(message, [pack_link(Link(link, destination, registered))])[0]
 
     def message_id(self, message: Message) -> str:
         """The message, sealed: with it another process mints further links of the same mail."""
-        return self._sealer_of(message.space).seal(_pack(Kind.MESSAGE, message))
+        return self.mint_packed(message, [MESSAGE_ID])[0]
 
     def mint_many(
         self, messages: Iterable[Message], links: Sequence[Link], *, pixel: bool = True
@@ -266,10 +266,6 @@ class _Sealer(NamedTuple):
 
     header: bytes
     encrypt: Callable[[bytes, list[bytes]], bytes]
-
-    def seal(self, plaintext: bytes) -> str:
-        (token,) = self.seal_all([plaintext])
-        return token
 
     def seal_all(self, plaintexts: Iterable[bytes]) -> list[str]:
         """A token for each; DestinationRefused if one gets too long."""
@@ -362,18 +358,6 @@ def _pack_all(message: Message, packed: Iterable[PackedLink]) -> list[bytes]:
     head, recipient = _pack_head(message), _pack_recipient_field(message)
     flags, shared = head[0], head[1:]
     return [_byte(flags | flag) + shared + number + recipient + destination for flag, number, destination in packed]
-
-
-def _pack(kind: Kind, message: Message) -> bytes:
-    """A token without a link."""
-    head = _pack_head(message)
-    return _byte(head[0] | kind.value | _NOT_HTTPS) + head[1:] + _pack_recipient_field(message)
-
-
-def _pack_click(message: Message, link: Link) -> bytes:
-    head = _pack_head(message)
-    flag, number, destination = pack_link(link)
-    return _byte(head[0] | flag) + head[1:] + number + _pack_recipient_field(message) + destination
 
 
 def _pack_head(message: Message) -> bytes:

@@ -15,7 +15,7 @@ from app.tracking.hits import Hit, IpPolicy, Moment, Outcome, PseudonymGap
 from app.tracking.modes import Event, Mode, Origin, Permission, Space
 from app.tracking.pseudonyms import pseudonym
 from app.tracking.snapshot import Snapshot
-from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Link, Message, _pack_click
+from app.tracking.tokens import Key, KeyRing, KeyState, Kind, Link, Message, _pack_all, pack_link
 
 SPACE, EVENT, BY_PERMISSION, MAILING, LINK = 1, 2, 22, 3, 4
 ANONYMOUS_SPACE, DELETED_SPACE = 5, 6
@@ -339,7 +339,8 @@ def test_the_referrer_policy_is_as_configured(policy: str) -> None:
 @pytest.mark.parametrize("destination", ["https://a.example/\r\nset-cookie: a=b", "https://a.example/\x00", ""])
 def test_a_sealed_line_break_is_never_sent(destination: str) -> None:
     """Minting refuses it, but who holds a space's key can seal with code of their own."""
-    sealed = RING._sealer_of(SPACE).seal(_pack_click(message(), Link(LINK, "")) + destination.encode())
+    (plain,) = _pack_all(message(), [pack_link(Link(LINK, ""))])
+    (sealed,) = RING._sealer_of(SPACE).seal_all([plain + destination.encode()])
     made = ask(b"/c/" + sealed.encode())
     assert (made.status, made.reason, made.hit) == (404, "malformed", None)
 
