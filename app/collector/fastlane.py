@@ -24,6 +24,7 @@ from .turn import Turn
 _TRACKING_GETS = (b"GET /c/", b"GET /o/")
 _TARGET_AT = len(b"GET ")
 _MAX_TARGET_END = _TARGET_AT + MAX_TARGET_BYTES
+_FRAGMENT = ord("#")  # a number is found in bytes five times as fast as bytes are
 _HTTP_1_1 = b" HTTP/1.1\r\n"
 _HTTP_1_0 = b" HTTP/1.0\r\n"
 _BLANK_LINE = b"\r\n\r\n"
@@ -47,7 +48,7 @@ class FastLane(BoundedHttp):
     # Bound once, shared by all connections of the process
     _scout: "Scout"
     _renderer: "Renderer"
-    _read_client: Callable[[bytes, str | None], Client]
+    _read_client: Callable[[bytes, int, str | None], Client]
     _turn: Turn
 
     # Per-connection state
@@ -128,7 +129,7 @@ class FastLane(BoundedHttp):
                 return False
             self._ends = True  # as uvicorn does, whatever the request says
         self._unanswered = 1
-        self._turn.add("GET", target, self._read_client(data, self._peer), self.send)
+        self._turn.add("GET", target, self._read_client(data, end, self._peer), self.send)
         return True
 
     def _take_several(self, data: bytes, whole: int) -> bool:
@@ -141,7 +142,7 @@ class FastLane(BoundedHttp):
             target, end = _target(head)
             if not (target and head.startswith(_TRACKING_GETS) and head.startswith(_HTTP_1_1, end)):
                 return False
-            taken.append((target, self._read_client(head, self._peer)))
+            taken.append((target, self._read_client(head, end, self._peer)))
         if len(taken) != whole:
             return False
         self._ends = not self._scout.keeps_alive
@@ -218,7 +219,7 @@ def _target(head: bytes) -> tuple[bytes, int]:
     """The request target and where it ends; empty if uvicorn would read it in another way than as it stands."""
     end = head.find(b" ", _TARGET_AT)
     target = head[_TARGET_AT:end]
-    if not target.isascii() or b"#" in target or end > _MAX_TARGET_END:
+    if not target.isascii() or _FRAGMENT in target or end > _MAX_TARGET_END:
         return b"", end
     return target, end
 
@@ -290,10 +291,11 @@ class Renderer:
                 _joined(made.form.headers),
             )
         front, back = parts
-        if made.location is not None:
-            front = b"%blocation: %b\r\n" % (front, made.location)
         end = _CLOSE if ends and not self._is_stopping else b"\r\n"
-        return front + back + end + made.form.body, ends or self._is_stopping
+        ends = ends or self._is_stopping
+        if made.location is None:
+            return front + back + end + made.form.body, ends
+        return b"".join((front, b"location: ", made.location, b"\r\n", back, end, made.form.body)), ends
 
 
 def _joined(headers: Headers) -> bytes:

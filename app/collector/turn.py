@@ -43,18 +43,19 @@ class Turn:
     def read_late(self, read: Callable[[bytes], object], data: bytes) -> None:
         """Calls `read` with what has arrived before this turn's requests are decided; it may add some."""
         self._arrivals.append((read, data))
-        self._be_due()
+        if not self._is_due:
+            self._be_due()
 
     def add(self, method: str, target: bytes, client: Client, reply: Reply) -> None:
         """A request for a path below /c/ or /o/, to be answered at the end of this turn."""
         self._asked.append((method, target, client))
         self._replies.append(reply)
-        self._be_due()
+        if not self._is_due:
+            self._be_due()
 
     def _be_due(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_soon(self._look)
+        self._is_due = True
+        asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
         """Ends the turn, unless the last look at the network brought something: then there may be more."""
