@@ -27,7 +27,7 @@ class Options:
     seconds: int = 3
     side_seconds: int = 1
     """For rates of which nothing is asked."""
-    latency_seconds: int = 5
+    latency_seconds: int = 2
     drain_hits: int = 200_000
     step_seconds: int = 15
     sustained_seconds: int = 180
@@ -43,7 +43,7 @@ FULL = Options()
 QUICK = Options(
     rounds=2,
     seconds=1,
-    latency_seconds=2,
+    latency_seconds=1,
     drain_hits=20_000,
     step_seconds=5,
     sustained_seconds=10,
