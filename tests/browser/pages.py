@@ -19,7 +19,10 @@ from app.tracking.settings import Notice
 from tests.integration.service import Service
 
 PASSWORD = "correct horse battery"
+PATIENCE_SECONDS = 30.0
 Result = TypeVar("Result")
+
+expect.set_options(timeout=PATIENCE_SECONDS * 1_000)
 
 WITH_PERMISSION = b"""<?xml version="1.0" encoding="UTF-8"?>
 <event xmlns="http://www.inxmail.com/xcom/eventtype">
@@ -149,7 +152,7 @@ class Pages:
             java_script_enabled=javascript,
         )
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE_SECONDS * 1_000)
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
         try:

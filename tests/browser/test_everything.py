@@ -8,7 +8,7 @@ import pytest
 from tests.browser.pages import Page, Pages, expect
 from tests.integration.service import until
 
-SECONDS = 10.0
+SECONDS = 60.0
 """A change counts within a second; a machine with other work is given more before the test fails."""
 
 
@@ -141,13 +141,13 @@ def test_a_default_that_changes_reaches_inheriting_events_and_no_others(everythi
         page.get_by_role("region", name="Default setting").get_by_label("Anonymized").check()
         page.get_by_role("button", name="Save as default").click()
         expect(page.get_by_role("status")).to_be_visible()
-        saved, clicks = time.monotonic(), 0
-        while time.monotonic() - saved < 2:
+        saved, clicks, before = time.monotonic(), 0, stricter["invoice", "anonymized", None]
+
+        def counts() -> bool:
+            nonlocal clicks
             shop.click(late)
             clicks += 1
-            time.sleep(0.05)
-        found = shop.recorded(12 + clicks)
-        still = found[("invoice", "person_based", "9")] - 2
-        print(f"a saved setting counted after {still * 2 / clicks:.2f} s at most")
-        assert still * 2 / clicks < SECONDS
-        assert found[("invoice", "anonymized", None)] > stricter[("invoice", "anonymized", None)]
+            return shop.recorded(12 + clicks)["invoice", "anonymized", None] > before
+
+        until(counts, "the saved setting counts", SECONDS)
+        print(f"a saved setting counted, and its hit was in SQL, after {time.monotonic() - saved:.2f} s at most")

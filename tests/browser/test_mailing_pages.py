@@ -304,10 +304,10 @@ def test_a_correction_is_in_effect_within_a_second_in_mails_already_sent(pages: 
         page.get_by_role("button", name="Correct the link").click()
         expect(page.get_by_role("status")).to_be_visible()
         goal = "https://shop.example/new?customer=4711"
-        until(lambda: pages.service.get(link).location == goal, "the correction is in effect", 5)
+        until(lambda: pages.service.get(link).location == goal, "the correction is in effect")
         page.get_by_role("link", name="Link 1", exact=True).click()
         page.get_by_role("button", name="Switch the link off").click()
-        until(lambda: pages.service.get(link).status == 410, "the link is off", 5)
+        until(lambda: pages.service.get(link).status == 410, "the link is off")
 
 
 # --- its name and the archive ----------------------------------------------------------------------------------------

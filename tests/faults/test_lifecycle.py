@@ -119,9 +119,9 @@ def test_a_database_that_is_away_is_told_everywhere_until_it_is_back(rig: Rig, p
     postgres.start()
     until(lambda: readiness(service) == CLEAN, "readiness is clean", log=service.log)
     outcome = visitors.stop()
-    until(lambda: value(service, "oldest_unshipped_seconds") == 0, "everything is shipped")
     until(lambda: value(service, "hits_total") == len(outcome.answered), "every hit is counted")
-    assert value(service, "hits_shipped_total") == len(outcome.answered)
+    until(lambda: value(service, "hits_shipped_total") == len(outcome.answered), "everything is shipped")
+    until(lambda: value(service, "oldest_unshipped_seconds") == 0, "nothing is old any more")
     assert rig.finish(outcome).holds
 
 
@@ -131,7 +131,7 @@ def test_a_shipper_that_is_dead_is_told_everywhere_until_there_is_one(rig: Rig) 
     visitors = Visitors(rig.ports, asks(rig.keys, rig.space, rig.day_keys(), 1))
     visitors.start()
     at_work(visitors)
-    assert re.search(rb"good +shipper", service.run("doctor", check=False).stdout)
+    until(lambda: re.search(rb"good +shipper", service.run("doctor", check=False).stdout), "doctor sees a shipper")
     shipper.kill()
     until(lambda: "shipper_away" in readiness(service)[1], "readiness tells it")
     assert readiness(service)[0] == 200

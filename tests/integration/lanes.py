@@ -33,7 +33,7 @@ from app.tracking.snapshot import Snapshot
 from tests.unit.test_answer import AT, SNAPSHOT, SPACE
 from tests.unit.test_collector import counted
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 """After which an exchange has failed; never reached by one that works."""
 
 DATE = "Tue, 24 Nov 2026 13:37:42 GMT"

@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 
 CHECKOUT = Path(__file__).parents[2]
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 SERVER = (sys.executable, "-m", "uvicorn", "app.main:app", "--log-level", "warning", "--no-access-log", "--port")
 
 

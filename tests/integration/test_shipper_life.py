@@ -490,7 +490,7 @@ async def test_cancelled_at_any_moment_it_holds_no_lock_and_loses_nothing(
             descriptor = lock(directory, SHIPPER_LOCK)
             assert descriptor is not None, "free again"
             os.close(descriptor)
-    await shipper.drain()
+    await shipper.drain(120)
     assert await ids(store) == Counter(dict.fromkeys(range(200), 3))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import signal
 import smtplib
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from app.store import embedded
 from tests.integration.receiver import Receiver
-from tests.integration.service import Service, free_port, until
+from tests.integration.service import WAIT_SECONDS, Service, free_port, until
 
 CLICK_SETTINGS = ("--space", "Shop", "--event", "news", "--mailing", "m", "--recipient", "4711")
 
@@ -66,7 +65,7 @@ def test_a_click_is_in_sql_and_ctrl_c_ends_everything(alone: Service, up: psutil
     postgres = int((alone.directory / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
     family = [up, *up.children(recursive=True)]
     up.send_signal(signal.SIGINT)
-    assert alone.processes[0].wait(30) == 0
+    assert alone.processes[0].wait(WAIT_SECONDS) == 0
     assert [process for process in family[1:] if process.is_running()] == []
     until(lambda: not psutil.pid_exists(postgres) or psutil.Process(postgres).status() == "zombie", "PostgreSQL ends")
 
@@ -165,13 +164,11 @@ def test_a_collector_starts_with_the_database_down(alone: Service, up: psutil.Pr
     )
     assert (alone.directory / "data" / "snapshot").exists()
     up.send_signal(signal.SIGTERM)
-    alone.processes[0].wait(30)
+    alone.processes[0].wait(WAIT_SECONDS)
     alone.settings["MAILTRAIL_DATABASE_URL"] = "postgresql:///nowhere?host=/nonexistent"
     alone.start("collect")
-    started = time.monotonic()
     alone.wait_ready()
     assert alone.get(link).status == 302
-    assert time.monotonic() - started < 15
 
 
 def test_the_relay_runs_where_it_is_set_up(alone: Service) -> None:
