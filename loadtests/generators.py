@@ -17,15 +17,16 @@ from .machine import MeasurementFailed
 
 SCRIPT = Path(__file__).with_name("rotate.lua")
 WARM_UP_SECONDS = 0.4
-CLIENT_RATE = 100
+CLIENT_RATE = 89
 """Requests a second of each of h2load's clients.
 
-It looks at a client's clock a hundred times a second. At any higher rate a client would send several requests at once,
-each after the answer before: a closed loop again.
+It looks at a client's clock a hundred times a second at most. At any higher rate a client would send several requests
+at once, each after the answer before: a closed loop again. Clients begin at whole milliseconds, so at a hundred a
+second every tenth of them would send at the same moment for ever; a period of 11.24 ms keeps them apart.
 """
 
-SPREAD = 3
-"""Clients of h2load that begin in each millisecond, so that they do not all send at the same moment."""
+SPREAD = 1
+"""Clients of h2load that begin in each millisecond, so that they do not send at the same moment."""
 
 _COUNTED = re.compile(
     r"^counted requests=(\d+) microseconds=(\d+) connect=(\d+) read=(\d+) write=(\d+) status=(\d+) timeout=(\d+)$", re.M
@@ -110,6 +111,11 @@ class OpenLoop:
     def exact_rate(self) -> int:
         """What all clients together send; each sends as often as the others."""
         return self.clients * self.client_rate
+
+    @property
+    def begun_seconds(self) -> float:
+        """How long it takes until the last client has begun; each sends for `seconds`."""
+        return self.clients / SPREAD / 1000
 
     @property
     def requests(self) -> int:
