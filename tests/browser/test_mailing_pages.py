@@ -250,9 +250,9 @@ def test_a_link_is_corrected_switched_off_and_undone(pages: Pages) -> None:
         expect(row(page, "Old")).to_contain_text("As sent")
         assert [] == override(pages, mailing, 1)
     audited = pages.query("select who, action, object from mailtrail.audit where action like 'link %' order by id")
-    of_mailing = [tuple(each) for each in audited if each["object"] == f"{mailing:x}/1"]
+    of_mailing = [tuple(each) for each in audited if each["object"] == f"{mailing:012x}/1"]
     assert [
-        ("user:editor", f"link {what}", f"{mailing:x}/1") for what in ("corrected", "switched off", "restored")
+        ("user:editor", f"link {what}", f"{mailing:012x}/1") for what in ("corrected", "switched off", "restored")
     ] == (of_mailing)
 
 
