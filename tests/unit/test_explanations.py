@@ -29,7 +29,7 @@ def snapshot(
 
 
 def click(ceiling: Mode = Mode.PERSON_BASED, permission: Permission = Permission.GRANTED, **changes: object) -> str:
-    parts = {"origin": Origin.EVENT, "event": EVENT, **changes}
+    parts = {"origin": Origin.EVENT, "event": EVENT, "nonce": b"8 bytes!", **changes}
     message = Message(
         space=SPACE, mailing=MAILING, ceiling=ceiling, permission=permission, issue_day=date(2026, 11, 24),
         recipient="4711", **parts,  # type: ignore[arg-type]

@@ -50,7 +50,17 @@ def test_nothing_is_refused(raw: bytes, form: str | None) -> None:
         read_source(raw, form)
 
 
-@given(st.binary(min_size=1).filter(bytes.strip), st.sampled_from([b"", b"\xef\xbb\xbf", b'<meta charset="latin1">']))
+@pytest.mark.parametrize("raw", [b"\xff\xfeA", b"\xfe\xff\xd8\x00"])
+def test_a_document_that_is_not_what_its_mark_says_is_refused(raw: bytes) -> None:
+    with pytest.raises(MailRefused, match="utf-16"):
+        Document(raw)
+
+
+def _is_unmarked(raw: bytes) -> bool:
+    return bool(raw.strip()) and not raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
+@given(st.binary(min_size=1).filter(_is_unmarked), st.sampled_from([b"", b"\xef\xbb\xbf", b'<meta charset="latin1">']))
 def test_a_document_of_which_nothing_is_tracked_is_the_same_to_the_byte(raw: bytes, start: bytes) -> None:
     source = Document(start + raw)
     assert start + raw == rewritten(source, None).raw
