@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from .lasting import LastingServer
 from .logs import place_of
 from .metrics import CONTENT_TYPE, Metrics
 from .sockets import bind
@@ -75,7 +76,7 @@ def metrics_route(metrics: Metrics) -> Route:
 # --- the private port -----------------------------------------------------------------------------------------------
 
 
-class _NestedServer(uvicorn.Server):
+class _NestedServer(LastingServer):
     """A server inside a process whose signals belong to another one."""
 
     @contextlib.contextmanager

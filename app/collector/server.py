@@ -9,8 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-import uvicorn
-
+from ..lasting import LastingServer
 from ..sockets import BACKLOG
 
 LINGER_SECONDS = 1.0
@@ -19,7 +18,7 @@ LINGER_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 
 
-class CollectorServer(uvicorn.Server):
+class CollectorServer(LastingServer):
     """Serves the sockets that it is given. Relies on `shutdown`, `servers`, `lifespan` and the server's state."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

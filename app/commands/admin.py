@@ -4,10 +4,10 @@ import asyncio
 
 import click
 import structlog
-import uvicorn
 
 from .. import config
 from ..config import Settings
+from ..lasting import LastingServer
 from ..store import people
 from ..store import settings as store
 from ..store.pool import Connection, Database, Row
@@ -45,7 +45,7 @@ async def _serve(settings: Settings, url: str, end_with_parent: bool) -> None:
     await check_schema(url)
     listening = listen("ADMIN_", settings.admin_host, settings.admin_port)
     database = Database(url)
-    server = uvicorn.Server(configure(application(settings, database), GRACEFUL_SECONDS))
+    server = LastingServer(configure(application(settings, database), GRACEFUL_SECONDS))
     end_when_asked(server, with_parent=end_with_parent)
     _log.info("pages and API", url=address_of(settings, listening.getsockname()[1]))
     try:

@@ -535,6 +535,8 @@ def test_whatever_the_clock_says_each_hit_is_there_once_at_a_time_that_can_be(
             draft.replace(shift)
             for ask in _ask(rig.ports[0], islice(requests, 40)):
                 asked[identity(ask.row)] = seconds
+            if abs(seconds) == 1e18:
+                time.sleep(1.5)  # so that the server looks at it, too, for its date
         until(lambda: not asked.keys() - _recorded(rig).keys(), "all are shipped", log=rig.service.log)
         assert set(_recorded(rig).values()) == {1}
         rows = patiently(rig.service.database_url, f"select at, {', '.join(COLUMNS)} from mailtrail.hits")

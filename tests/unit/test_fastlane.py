@@ -476,6 +476,7 @@ def test_uvicorn_internals() -> None:
     assert "self.response_complete = False" in inspect.getsource(httptools_impl.RequestResponseCycle.__init__)
     assert {"config", "server_state", "app_state"} <= set(_parameters(http.__init__))
     assert _parameters(uvicorn.Server.shutdown) == ["self", "sockets"]
+    assert _parameters(uvicorn.Server.on_tick) == ["self", "counter"]
 
 
 _METHODS = {

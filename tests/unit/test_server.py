@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from app import sockets
 from app.collector import server
 from app.collector.protocol import BoundedHttp
 from app.collector.server import CollectorServer
+from app.lasting import LastingServer
 from app.sockets import bind
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -35,6 +37,20 @@ class Running:
         client = socket.create_connection(self.listening.getsockname())
         client.setblocking(False)
         return client
+
+
+@pytest.mark.parametrize("seconds", [1e18, -1e18, float("inf"), float("nan")])
+async def test_no_clock_ends_a_server(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    made = LastingServer(uvicorn.Config(hello, log_config=None))
+    assert not await made.on_tick(0)
+    known = made.server_state.default_headers
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: seconds)
+        assert not await made.on_tick(0)
+        made.should_exit = True
+        assert await made.on_tick(0)
+    assert known == made.server_state.default_headers
+    assert b"date" in dict(known)
 
 
 @pytest.fixture
