@@ -1,6 +1,9 @@
 """The bench's pure parts: what generators say is read rightly, values are judged and shown. Nothing is timed."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +15,7 @@ from loadtests import figures
 from loadtests.figures import AT_MOST, BELOW, Figure, Results
 from loadtests.generators import OpenLoop, parse_h2load, parse_log, parse_wrk
 from loadtests.latency import percentile
-from loadtests.machine import MeasurementFailed
+from loadtests.machine import MeasurementFailed, undisturbed
 from loadtests.requests import SEPARATOR, whole_requests, write_requests
 
 README = Path(__file__).parents[2] / "loadtests" / "README.md"
@@ -34,6 +37,32 @@ requests: 76800 total, 76800 started, 76800 done, 76800 succeeded, {failed} fail
 status codes: 0 2xx, {found} 3xx, {refused} 4xx, 0 5xx
 traffic: 27.17MB (28492800) total, 12.01MB (12595200) headers (space savings 0.00%), 10.62MB (11136000) data
 """
+
+
+# --- the machine -----------------------------------------------------------------------------------------------------
+
+
+def _policy_of_a_child() -> int:
+    asks = "import os; print(os.sched_getscheduler(0))"
+    return int(subprocess.run([sys.executable, "-c", asks], capture_output=True, check=True).stdout)
+
+
+def test_what_is_measured_undisturbed_runs_before_ordinary_processes() -> None:
+    before = os.sched_getscheduler(0)
+    with undisturbed() as is_undisturbed:
+        assert _policy_of_a_child() == (os.SCHED_RR if is_undisturbed else before)
+    assert _policy_of_a_child() == os.sched_getscheduler(0) == before
+
+
+def test_who_may_not_measure_undisturbed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuses)
+    before = os.sched_getscheduler(0)
+    with undisturbed() as is_undisturbed:
+        assert not is_undisturbed
+        assert os.sched_getscheduler(0) == before
 
 
 # --- generators ------------------------------------------------------------------------------------------------------
