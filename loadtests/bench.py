@@ -128,7 +128,7 @@ def _try(part: Part, run: Callable[[], None], display: Display, results: Results
 )
 @click.option("--results", "file", type=click.Path(path_type=Path), help="Write the results here as JSON.")
 def bench(only: tuple[str, ...], quick: bool, runs: int, file: Path | None, **lengths: int | None) -> None:
-    """Measure Mailtrail beside nginx, uvicorn and an INSERT per click. It takes about a quarter of an hour."""
+    """Measure Mailtrail beside nginx, uvicorn and an INSERT per click. It takes about twenty minutes."""
     given = {name: value for name, value in lengths.items() if value is not None}
     options = replace(QUICK if quick else FULL, **given)
     parts = [part for part in PARTS if part.name in only or not only]
