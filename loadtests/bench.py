@@ -5,7 +5,6 @@
 Invariant: the README's table and results.json are renewed only by whole runs at full length; others are only shown.
 """
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,6 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import click
 import structlog
@@ -162,14 +159,9 @@ def _circumstances(runs: int, seconds: float) -> str:
     return "Measured on " + "; ".join(parts) + "."
 
 
-def _end(number: int, _: FrameType | None) -> NoReturn:
-    """What was started is ended in order, as after Ctrl-C."""
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """The program's entry; an error that a person can mend is one line."""
-    signal.signal(signal.SIGTERM, _end)
+    machine.end_in_order()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     try:
         bench(prog_name="python -m loadtests.bench")

@@ -57,7 +57,7 @@ from mailtrail.spaces as spaces cross join lateral (
 where id = $1 and deleted_at is null;
 
 -- delete_space: leaves the tombstone; its name may be used again
-update mailtrail.spaces set deleted_at = now(), name = left(name, 180) || ' (deleted ' || to_hex(id) || ')'
+update mailtrail.spaces set deleted_at = now(), name = left(name, 180) || ' (deleted ' || lpad(to_hex(id), 8, '0') || ')'
 where id = $1 returning *;
 
 -- mailings: of one space, newest first
@@ -234,7 +234,7 @@ insert into mailtrail.spaces (id, name, deleted_at)
 values (
     $1,
     case when exists (select from mailtrail.spaces where name = $2)
-        then left($2, 180) || ' ' || to_hex($1::bigint) else $2 end,
+        then left($2, 180) || ' ' || lpad(to_hex($1::bigint), 8, '0') else $2 end,
     case when $3 then now() end
 )
 on conflict (id) do nothing;

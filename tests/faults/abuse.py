@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.generators import parse_wrk
+from loadtests.machine import end_in_order
 
 from .asks import Ask, asks
 from .clients import Clients, Outcome
@@ -440,4 +441,5 @@ def abuse(resets: int, connections: int, seconds: int, directory: Path | None) -
 
 
 if __name__ == "__main__":
+    end_in_order()
     abuse()

@@ -19,6 +19,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from loadtests.machine import end_in_order
+
 from .asks import asks
 from .clients import Clients
 from .faults import CAMPAIGNS, Fault, Scene
@@ -123,4 +125,5 @@ def _progress(cycles: int) -> Progress:
 
 
 if __name__ == "__main__":
+    end_in_order()
     campaign()

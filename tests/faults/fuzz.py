@@ -30,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.tracking.tokens import Key, KeyRing
+from loadtests.machine import end_in_order
 
 from .asks import COLUMNS, Ask, asks, identity
 from .clients import Clients, Outcome
@@ -383,4 +384,5 @@ def _progress(requests: int) -> Progress:
 
 
 if __name__ == "__main__":
+    end_in_order()
     fuzz()

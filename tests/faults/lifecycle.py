@@ -26,6 +26,7 @@ from rich.progress import Progress
 from loadtests import generators
 from loadtests.generators import OpenLoop
 from loadtests.latency import percentile
+from loadtests.machine import end_in_order
 from tests.integration.service import Service, until
 
 from .asks import Ask, asks
@@ -316,4 +317,5 @@ def rig_of_one(postgres: Postgres, directory: Path, **settings: str) -> Iterator
 
 
 if __name__ == "__main__":
+    end_in_order()
     lifecycle()

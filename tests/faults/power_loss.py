@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from loadtests.machine import end_in_order
+
 from .asks import COLUMNS, Ask, asks, identity
 from .clients import Clients, Outcome
 from .disks import Ext4, missing_rights
@@ -224,4 +226,5 @@ def _table(sums: Mapping[str, Losses]) -> Table:
 
 
 if __name__ == "__main__":
+    end_in_order()
     power_loss()

@@ -161,3 +161,17 @@ async def test_a_deleted_space_stays_deleted_when_its_keys_are_imported(
     assert await keys.import_keys(connection, "test", export) == (1, 0)
     assert [] == await store.list_spaces(connection)
     assert await connection.fetchval("select deleted_at is not null from mailtrail.spaces where id = $1", space["id"])
+
+
+async def test_names_that_are_taken_get_the_spaces_id_as_it_is_spelled_everywhere(connection: Connection) -> None:
+    await migrate(connection)
+    await connection.execute("insert into mailtrail.spaces (id, name) values ($1, 'Shop')", 0x1A2B3C)
+    await keys.rotate(connection, "test", 0x1A2B3C)
+    export = await keys.export(connection, "test")
+    await store.delete_space(connection, "test", 0x1A2B3C)
+    assert await connection.fetchval("select name from mailtrail.spaces") == "Shop (deleted 001a2b3c)"
+    await connection.execute("drop schema mailtrail, vault, analytics cascade")
+    await migrate(connection)
+    await store.create_space(connection, "test", "Shop")
+    await keys.import_keys(connection, "test", export)
+    assert ["Shop", "Shop 001a2b3c"] == [row["name"] for row in await store.list_spaces(connection)]

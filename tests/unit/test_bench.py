@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,25 @@ def test_who_may_not_measure_undisturbed_is_told(monkeypatch: pytest.MonkeyPatch
     with undisturbed() as is_undisturbed:
         assert not is_undisturbed
         assert os.sched_getscheduler(0) == before
+
+
+def test_who_is_asked_to_end_tidies_up() -> None:
+    program = """if True:
+        import time
+        from loadtests import machine
+        machine.end_in_order()
+        try:
+            print("runs", flush=True)
+            time.sleep(600)
+        finally:
+            print("tidied up")
+        """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        process.terminate()
+        assert process.stdout.read() == "tidied up\n"
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 # --- generators ------------------------------------------------------------------------------------------------------
