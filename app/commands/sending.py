@@ -51,6 +51,7 @@ _REASONS = {
     "signed": "signed part",
     "too_long": "too long",
     "tracked_for_another": "tracked for another mail",
+    "unclear": "whose end nobody can tell",
     "undecodable": "undecodable part",
     "unsubscribe": "for unsubscribing",
 }

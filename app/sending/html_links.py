@@ -39,7 +39,7 @@ Track = Callable[[Link], str | None]
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """`untouched` counts the links left as they were by reason: opted_out, unsubscribe, scheme, anchor, relative,
-    placeholder, declined, invalid or too_long."""
+    placeholder, unclear (a text goes on behind it without a space), declined, invalid or too_long."""
 
     text: str
     tracked: int
@@ -198,12 +198,13 @@ def find_in_html(source: str, rules: Rules) -> Findings:
             continue
         label = anchor.shown_label(source)
         url = decode_attribute(source[href.value_start : href.value_end])
-        destination, reason = ("", "opted_out") if opt_outs else rules.judge(url, label)
+        words = f"{label} {_all_values(source, anchor.tag)}"
+        destination, reason = ("", "opted_out") if opt_outs else rules.judge(url, words)
         if reason:
             found.untouched[reason] += 1
         else:
             write = escape if href.value_end < href.end else _write_unquoted
-            found.places.append(Place(Link(destination, label), href.value_start, href.value_end, write))
+            found.places.append(Place(Link(destination, _shortened(label)), href.value_start, href.value_end, write))
     return found
 
 
@@ -213,10 +214,15 @@ def find_in_text(source: str, rules: Rules) -> Findings:
     previous_end = 0
     for match in _TEXT_URL.finditer(source):
         start, end = match.span()
-        if source[start - 1 : start] != "<" or source[end : end + 1] != ">":
+        is_delimited = match["delimited"] is not None
+        if not is_delimited:
             end = start + _length_without_trailing(match[0])
+        url = source[start:end]
         context = source[max(previous_end, start - _CONTEXT_LENGTH) : start].rstrip(_BEFORE_URL)
-        destination, reason = rules.judge(source[start:end], context[context.rfind("\n") + 1 :])
+        if is_delimited or not _UNSPACED.search(url):
+            destination, reason = rules.judge(url, _SENTENCE_END.split(context)[-1])
+        else:
+            destination, reason = "", "unclear"
         if reason:
             found.untouched[reason] += 1
         else:
@@ -234,7 +240,14 @@ _ALWAYS_OPT_OUT = frozenset(
 _VALUE_OPT_OUT = {"clicktracking": "off", "data-msys-clicktrack": "0"}
 _OPT_OUTS = _ALWAYS_OPT_OUT.union(_VALUE_OPT_OUT)
 _TO_LINKS = passage_to(["a", "area", "base", "body", "html"], "v:")
-_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]+")
+# Tags that part no words: `Un<b>subscribe</b>` is one.
+_INLINE = frozenset(
+    {"abbr", "b", "bdi", "bdo", "big", "code", "del", "em", "font", "i", "ins", "mark", "o:p", "s", "small", "span"}
+    | {"strike", "strong", "sub", "sup", "tt", "u", "wbr"}
+)
+_UNSHOWN = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]+")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_WORDED = ("title", "aria-label", "alt", "name")
 _MAX_LABEL_SOURCE = 1_000
 
 
@@ -246,8 +259,7 @@ class _Anchor:
 
     def shown_label(self, source: str) -> str:
         """What the reader sees, else what the tag says of itself."""
-        label = _shown("".join(self.seen)) or _shown(_first_value(source, self.tag, "title", "alt", "name"))
-        return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
+        return _shown("".join(self.seen)) or _shown(_first_value(source, self.tag, *_WORDED))
 
     @property
     def is_full(self) -> bool:
@@ -294,7 +306,8 @@ def _read(source: str) -> _Document:
         elif token.name == "base" and document.base is None and not token.hidden:
             document.base = _first_value(source, token, "href") or None
         elif label_of:
-            label_of.see(" ")
+            if token.name not in _INLINE:
+                label_of.see(" ")
             if token.name == "img":
                 label_of.see(_first_value(source, token, "alt"))
     document.pixel_at = ends.get("body", ends.get("html", document.pixel_at))
@@ -303,7 +316,11 @@ def _read(source: str) -> _Document:
 
 def _shown(text: str) -> str:
     """The text without what nobody sees; runs of white space are one space."""
-    return " ".join(_UNSHOWN.sub(" ", decode_attribute(text)).split())
+    return " ".join(_CONTROLS.sub(" ", _UNSHOWN.sub("", decode_attribute(text))).split())
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
 
 
 def _may_have_content(source: str, tag: Tag) -> bool:
@@ -313,6 +330,12 @@ def _may_have_content(source: str, tag: Tag) -> bool:
 def _first_value(source: str, tag: Tag, *names: str) -> str:
     values = (source[at.value_start : at.value_end] for name in names if (at := tag.attribute(name)))
     return next((value for value in values if value), "")
+
+
+def _all_values(source: str, tag: Tag) -> str:
+    """What the tag says of itself to those who do not see it, or who point at it."""
+    values = [source[at.value_start : at.value_end] for name in _WORDED if (at := tag.attribute(name))]
+    return _shown(" ".join(values)) if values else ""
 
 
 def _opts_out(source: str, attribute: Attribute) -> bool:
@@ -336,12 +359,26 @@ def _removal(source: str, attribute: Attribute) -> Edit:
 
 def _write_unquoted(url: str) -> str:
     value = escape(url)
-    return f'"{value}"' if UNSAFE_UNQUOTED.search(value) else value
+    # A conditional comment would end with `-->`.
+    return f'"{value}"' if UNSAFE_UNQUOTED.search(value) or value.endswith("-") else value
 
 
 # --- plain text --------------------------------------------------------------------------------------------------
 
-_TEXT_URL = re.compile(r"(?<![A-Za-z0-9+.-])https?://[^\s<>\"\x00-\x20\x7f]+", re.I)
+# A URL ends where it is delimited (RFC 3986, appendix C), else with a character that sentences and Markdown have and
+# URLs do not.
+_TEXT_URL = re.compile(
+    r"(?P<delimited>(?<=<)https?://[^\s<>\"\x00-\x20\x7f]+(?=>))"
+    r"|(?<![A-Za-z0-9+.-])https?://"
+    r"(?:(?!\]\(|\)\[)[^\s<>\"\x00-\x20\x7f`—，、。．；：！？（）［］｛｝〔〕「」『』【】《》〈〉｢｣\u200b\u2060\ufeff])+",
+    re.I,
+)
+# Of scripts without spaces between words nobody can say where the URL ends and the sentence goes on.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+    "\uf900-\ufaff\uff10-\uff9f\U00020000-\U0003ffff]"
+)
+_SENTENCE_END = re.compile(r"[.!?]\s|\n\s*\n")
 _TRAILING = frozenset(".,;:!?'*|”“’‘»«›‹…。，、·\u0387")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _CONTEXT_LENGTH = 200

@@ -29,6 +29,7 @@ from .transfer import (
 _PGP_BEGIN = "-----BEGIN PGP "
 _PGP = re.compile(rf"(?:^|>){_PGP_BEGIN}(SIGNED )?MESSAGE-----", re.M)
 _LINE_END = re.compile(rb"\r?\n")
+_ASCII_OF_ANOTHER_MEANING = frozenset({"utf-7", "utf7", "unicode-1-1-utf-7", "csunicode11utf7", "hz", "hz-gb-2312"})
 _SHIFTS = re.compile(rb"[\x0e\x1b]|~\{")  # to charsets whose letters look like ASCII
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
@@ -222,7 +223,10 @@ def _codec_of(part: Part, data: bytes) -> str | None:
     """The codec as browsers choose it: a byte order mark counts more than the label, the label more than a meta."""
     if not part.charset.strip() or data.startswith(tuple(BYTE_ORDER_MARKS)):
         return own_codec(data, is_html=part.is_html)
-    return web_codec(part.charset) or ("utf-8" if data.isascii() and not _SHIFTS.search(data) else None)
+    is_ascii = (
+        data.isascii() and not _SHIFTS.search(data) and part.charset.strip().lower() not in _ASCII_OF_ANOTHER_MEANING
+    )
+    return web_codec(part.charset) or ("utf-8" if is_ascii else None)
 
 
 def own_codec(data: bytes, *, is_html: bool) -> str:

@@ -161,7 +161,9 @@ class Template:
             if not token:
                 pieces[position] = "".join(link.source(pool))
             else:
-                pieces[position] = f'"{prefix}{token}"' if unsafe and not link.is_quoted else prefix + token
+                # `-->` would end a conditional comment.
+                needs_quotes = not link.is_quoted and (unsafe or token.endswith("-"))
+                pieces[position] = f'"{prefix}{token}"' if needs_quotes else prefix + token
         pieces[self._pixel_at] = pixel_tag(f"{minter.base}/o/{pixel}.gif")
         return Personalised("".join(pieces), message_id, minter.message.ceiling, untouched)
 

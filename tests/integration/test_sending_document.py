@@ -93,6 +93,13 @@ class Mailbox:
         return "250 taken"
 
 
+OF_THE_SITE = """
+from django.core.mail import get_connection
+password = EmailMultiAlternatives("Password", "https://demo-shop.example/new", "s@example.com", ["e@example.com"])
+assert get_connection().send_messages([password]) == 1
+"""
+
+
 def test_the_django_backend_sends_each_their_own_mail(served: Service, tmp_path: Path) -> None:
     backend, script = SCRIPTS[2:]
     (tmp_path / "tracking_backend.py").write_text(backend)
@@ -101,9 +108,11 @@ def test_the_django_backend_sends_each_their_own_mail(served: Service, tmp_path:
     receiving.start()
     try:
         path = f"{tmp_path}{os.pathsep}{CHECKOUT}"
-        output(served, script, PYTHONPATH=path, SMTP_PORT=str(receiving.port))
+        output(served, f"{script}{OF_THE_SITE}", PYTHONPATH=path, SMTP_PORT=str(receiving.port))
     finally:
         receiving.stop()
+    of_the_site = mailbox.taken.pop(2)
+    assert "https://demo-shop.example/new" in of_the_site.content.decode()
     assert [["erika@example.com"], ["max@example.com"]] == [envelope.rcpt_tos for envelope in mailbox.taken]
     for envelope in mailbox.taken:
         assert "shop@example.com" == envelope.mail_from

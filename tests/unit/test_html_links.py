@@ -423,3 +423,59 @@ def test_work_is_linear(piece: str) -> None:
     rewrite_html(source, leave, "https://t.example")
     rewrite_text(source, leave)
     assert time.process_time() - started < 2
+
+
+# --- where a sentence goes on, and who wants to leave ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (f"请访问{A}sale，谢谢您", "请访问T，谢谢您"),
+        (f"（{A}help）まで", "（T）まで"),
+        (f"「{A}」をどうぞ", "「T」をどうぞ"),
+        (f"visit {A}sale—today only", "visit T—today only"),
+        (f"[{A}sale]({A}sale) now", "[T](T) now"),
+        (f"[a]({A}x)[b]({A}y)", "[a](T)[b](T)"),
+        (f"`{A}x`", "`T`"),
+        (f"{A}x\u200bmore", "T\u200bmore"),
+        (f"<{A}a，日本>", "<T>"),
+        (f"{A}straße/größe", "T"),
+    ],
+)
+def test_a_text_goes_on_behind_its_url(source: str, expected: str) -> None:
+    assert rewrite_text(source, lambda link: "T").text == expected
+
+
+@pytest.mark.parametrize("behind", ["saleをご覧ください。", "をご覧", "sale에서", "saleที่นี่"])
+def test_a_url_whose_end_nobody_can_tell_stays(behind: str) -> None:
+    for source in (f"詳しくは{A}{behind}", f"詳しくはhttps://a.example{behind}"):
+        result = rewrite_text(source, lambda link: "T")
+        assert (result.text, result.untouched) == (source, Counter(unclear=1))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"<a href='{A}'>Newsletter abbe&shy;stellen</a>",
+        f"<a href='{A}'>Un&#8203;subscribe</a>",
+        f"<a href='{A}'><span>U</span><span>nsubscribe</span></a>",
+        f"<a href='{A}'>{'If you do not wish to hear of us any more, ' * 3}unsubscribe here</a>",
+        f"<a href='{A}' title='Unsubscribe'><img alt='icon'></a>",
+        f"<a href='{A}' aria-label='Unsubscribe'>x</a>",
+    ],
+)
+def test_links_for_unsubscribing_stay_however_it_is_said(source: str) -> None:
+    result = rewrite_html(source, lambda link: "T", None)
+    assert (result.text, result.untouched) == (source, Counter(unsubscribe=1))
+
+
+def test_the_sentence_before_a_url_says_what_it_is_for() -> None:
+    assert links_in_text(f"To unsubscribe\nfrom this list: {A}u") == []
+    assert links_in_text(f"You can unsubscribe any time.\nOur shop: {A}") == [A]
+    assert links_in_text(f"Unsubscribe below\n\nOur shop: {A}") == [A]
+
+
+def test_no_url_ends_a_conditional_comment() -> None:
+    result = rewrite_html(f"<!--[if mso]><a href={A}>x</a><![endif]-->", lambda link: f"{A}c/a--", None)
+    assert result.text == f'<!--[if mso]><a href="{A}c/a--">x</a><![endif]-->'

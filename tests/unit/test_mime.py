@@ -418,7 +418,7 @@ def test_the_only_text_of_a_mail_is_no_file_whatever_its_name() -> None:
     ("body", "asked"),
     [
         (b"\x1b(Jhttps://a.example/\x1b(B", 0),  # another shift state than we would write
-        ("https://a.example/日。".encode("iso-2022-jp"), 1),  # the URL ends between two shifted letters
+        ("https://a.example/α。".encode("iso-2022-jp"), 1),  # the URL ends between two shifted letters
     ],
 )
 def test_shift_states_are_not_torn(body: bytes, asked: int) -> None:
@@ -676,3 +676,10 @@ def test_hostile_mails_take_linear_time(name: str) -> None:
 
 def test_the_deepest_part_is_still_found() -> None:
     assert rewritten(HOSTILE["deep nesting"]).tracked == 1
+
+
+@pytest.mark.parametrize("charset", [b"utf-7", b"UNICODE-1-1-UTF-7", b"hz-gb-2312"])
+def test_letters_that_mean_others_are_not_read_as_ascii(charset: bytes) -> None:
+    raw = b"Content-Type: text/plain; charset=" + charset + b"\n\nhttps://a.example/?q=a+-b~~c"
+    mail = rewritten(raw)
+    assert (mail.raw, mail.tracked, mail.untouched) == (raw, 0, Counter(undecodable=1))
