@@ -90,8 +90,10 @@ class FastLane(BoundedHttp):
     def timeout_keep_alive_handler(self) -> None:
         """One timer for the whole connection: setting one for each request costs about as much as opening a token."""
         left = self._quiet_since + self.timeout_keep_alive - self.loop.time()
-        if self._unanswered or left > _TIMER_SECONDS:
-            self._set_keep_alive(max(left, _TIMER_SECONDS))
+        if self._unanswered:
+            self._set_keep_alive(self.timeout_keep_alive)
+        elif left > _TIMER_SECONDS:
+            self._set_keep_alive(left)
         else:
             super().timeout_keep_alive_handler()
 
@@ -129,6 +131,7 @@ class FastLane(BoundedHttp):
                 return False
             self._ends = True  # as uvicorn does, whatever the request says
         self._unanswered = 1
+        self._be_in_time()
         self._turn.add("GET", target, self._read_client(data, end, self._peer), self.send)
         return True
 
@@ -147,9 +150,16 @@ class FastLane(BoundedHttp):
             return False
         self._ends = not self._scout.keeps_alive
         self._unanswered = whole
+        self._be_in_time()
         for target, client in taken:
             self._turn.add("GET", target, client, self.send)
         return True
+
+    def _be_in_time(self) -> None:
+        """Its head is complete: what is waited for from here on is the disk, not the client."""
+        if self._deadline is not None:
+            self._unset_deadline()
+            self._head_bytes = 0  # of line ends in front of the request
 
     def _is_busy(self) -> bool:
         """Whether uvicorn is at work here or has more to do than to hand on, or the client does not read."""
@@ -176,9 +186,6 @@ class FastLane(BoundedHttp):
 
     def _keep_alive(self) -> None:
         self._quiet_since = self.loop.time()
-        if self._deadline is not None:
-            self._unset_deadline()
-            self._head_bytes = 0  # of line ends in front of the request
         if self.timeout_keep_alive_task is None:
             self._set_keep_alive(self.timeout_keep_alive)
         if self._held:
