@@ -31,10 +31,6 @@ async def create_api_key(
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise SettingsError(f"a key has scopes out of {', '.join(SCOPES)}", field="scopes")
-    if space is None and "relay" in scopes:
-        raise SettingsError(
-            "the relay sends for one space; give the key its space, or leave the scope out", field="space"
-        )
     granted = [scope for scope in SCOPES if scope in scopes]
     secret = PREFIX + new_secret()
     async with connection.transaction():
