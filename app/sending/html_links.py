@@ -7,7 +7,7 @@ by character. Nothing here raises, whatever the source is, and the work is linea
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from html import escape
@@ -198,7 +198,7 @@ def find_in_html(source: str, rules: Rules) -> Findings:
             continue
         label = anchor.shown_label(source)
         url = decode_attribute(source[href.value_start : href.value_end])
-        words = f"{label} {_all_values(source, anchor.tag)}"
+        words = f"{label} {_shown(' '.join(_values(source, anchor.tag, *_WORDED)))}"
         destination, reason = ("", "opted_out") if opt_outs else rules.judge(url, words)
         if reason:
             found.untouched[reason] += 1
@@ -233,7 +233,9 @@ def find_in_text(source: str, rules: Rules) -> Findings:
 
 # --- HTML --------------------------------------------------------------------------------------------------------
 
-UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]")
+UNSAFE_UNQUOTED = re.compile(r"[\s\"'<>`=]|-\Z")
+"""What an unquoted value must not have. With the tag's `>`, two dashes at its end close a conditional comment."""
+
 _ALWAYS_OPT_OUT = frozenset(
     {"ses:no-track", "data-pm-no-track", "data-no-track", "mautic:disable-tracking", "data-skip-click"}
 )
@@ -327,15 +329,12 @@ def _may_have_content(source: str, tag: Tag) -> bool:
     return tag.name != "area" and source[tag.end - 2] != "/"
 
 
+def _values(source: str, tag: Tag, *names: str) -> Iterator[str]:
+    return (source[at.value_start : at.value_end] for name in names if (at := tag.attribute(name)))
+
+
 def _first_value(source: str, tag: Tag, *names: str) -> str:
-    values = (source[at.value_start : at.value_end] for name in names if (at := tag.attribute(name)))
-    return next((value for value in values if value), "")
-
-
-def _all_values(source: str, tag: Tag) -> str:
-    """What the tag says of itself to those who do not see it, or who point at it."""
-    values = [source[at.value_start : at.value_end] for name in _WORDED if (at := tag.attribute(name))]
-    return _shown(" ".join(values)) if values else ""
+    return next(filter(None, _values(source, tag, *names)), "")
 
 
 def _opts_out(source: str, attribute: Attribute) -> bool:
@@ -359,8 +358,7 @@ def _removal(source: str, attribute: Attribute) -> Edit:
 
 def _write_unquoted(url: str) -> str:
     value = escape(url)
-    # A conditional comment would end with `-->`.
-    return f'"{value}"' if UNSAFE_UNQUOTED.search(value) or value.endswith("-") else value
+    return f'"{value}"' if UNSAFE_UNQUOTED.search(value) else value
 
 
 # --- plain text --------------------------------------------------------------------------------------------------

@@ -223,10 +223,10 @@ def _codec_of(part: Part, data: bytes) -> str | None:
     """The codec as browsers choose it: a byte order mark counts more than the label, the label more than a meta."""
     if not part.charset.strip() or data.startswith(tuple(BYTE_ORDER_MARKS)):
         return own_codec(data, is_html=part.is_html)
-    is_ascii = (
-        data.isascii() and not _SHIFTS.search(data) and part.charset.strip().lower() not in _ASCII_OF_ANOTHER_MEANING
-    )
-    return web_codec(part.charset) or ("utf-8" if is_ascii else None)
+    if known := web_codec(part.charset):
+        return known
+    means_another = part.charset.strip().lower() in _ASCII_OF_ANOTHER_MEANING or _SHIFTS.search(data)
+    return "utf-8" if data.isascii() and not means_another else None
 
 
 def own_codec(data: bytes, *, is_html: bool) -> str:

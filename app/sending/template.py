@@ -156,14 +156,12 @@ class Template:
         message_id, pixel, *tokens = _mint(minter, self._pack(minter.message, pool, untouched), untouched)
         pieces = list(self._pieces(pool))
         prefix = escape(f"{minter.base}/c/")
-        unsafe = UNSAFE_UNQUOTED.search(prefix) is not None
         for link, position, token in zip(self.links, self._links_at, tokens, strict=True):
             if not token:
                 pieces[position] = "".join(link.source(pool))
             else:
-                # `-->` would end a conditional comment.
-                needs_quotes = not link.is_quoted and (unsafe or token.endswith("-"))
-                pieces[position] = f'"{prefix}{token}"' if needs_quotes else prefix + token
+                url = prefix + token
+                pieces[position] = url if link.is_quoted or not UNSAFE_UNQUOTED.search(url) else f'"{url}"'
         pieces[self._pixel_at] = pixel_tag(f"{minter.base}/o/{pixel}.gif")
         return Personalised("".join(pieces), message_id, minter.message.ceiling, untouched)
 
